@@ -1,0 +1,184 @@
+"""What handlers may ask of the outside: the shapes that the real adapters and the fakes both have.
+
+One contract suite per port (`tests/contract/`) runs on the fake and on the real thing.
+All methods raise the errors of `core.errors`: `Temporary` (away, worth another try), `Denied`, `Conflict`, ….
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key as Consul has it; `index` is its ModifyIndex, `session` the holder of its lock or empty."""
+
+    key: str
+    value: bytes
+    index: int
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All keys below a prefix, and the index to block on for the next change."""
+
+    entries: Mapping[str, Entry]
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """Write whatever is there."""
+
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cas:
+    """Write only if the key's ModifyIndex is `index`; 0 = only if the key does not exist."""
+
+    key: str
+    value: bytes
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete if there."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteCas:
+    """Delete only if the key's ModifyIndex is `index`."""
+
+    key: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIndex:
+    """Fail the transaction unless the key's ModifyIndex is `index`; 0 = unless it does not exist."""
+
+    key: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSession:
+    """Fail the transaction unless `session` holds the lock on the key: the fence of invariant 5."""
+
+    key: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Acquire the key's lock for `session` and write; fails when another session holds it."""
+
+    key: str
+    value: bytes
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unlock:
+    """Release the key's lock held by `session` and write."""
+
+    key: str
+    value: bytes
+    session: str
+
+
+Op = Set | Cas | Delete | DeleteCas | CheckIndex | CheckSession | Lock | Unlock
+
+MAX_OPS = 60
+MAX_TXN_BYTES = 380_000
+
+
+class KV(Protocol):
+    """Consul's KV, sessions and blocking queries. Reads are `consistent`.
+
+    A blocking read passes the last seen index as `after` and returns when it moved or `wait_s` is over (with
+    the current state in both cases). Indexes that go backwards, and empty prefixes that wake on everything,
+    are dealt with inside. A listing that ACLs filtered raises `Denied`.
+    """
+
+    def get(self, key: str, *, after: int = 0, wait_s: float = 0) -> tuple[Entry | None, int]:
+        """The entry (or None) and the index to block on."""
+
+    def list(self, prefix: str, *, after: int = 0, wait_s: float = 0) -> Listing:
+        """All entries whose key begins with `prefix`; empty is a legal answer (of a readable prefix)."""
+
+    def txn(self, ops: Sequence[Op]) -> None:
+        """Apply all or nothing; raises `Conflict` that names the first failed key, `Denied`, `Temporary`.
+
+        At most MAX_OPS operations and MAX_TXN_BYTES of keys and values, else `Usage`.
+        """
+
+    def create_session(
+        self, name: str, *, ttl_s: int, behavior: Literal["release", "delete"], node: str = ""
+    ) -> str:
+        """A session without health checks and with lock-delay 0 on this agent's node (or `node`); its id."""
+
+    def renew_session(self, session: str) -> bool:
+        """Renew; False when the session is gone."""
+
+    def destroy_session(self, session: str) -> None:
+        """End the session; fine when it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One S3 object or (ending in `/`) prefix: `s3://bucket/key`."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object as S3 lists it; `etag` without quotes."""
+
+    key: str
+    size: int
+    etag: str
+
+
+class Objects(Protocol):
+    """An object store. `Temporary` when it is away, `SourceNotReady` when an object is missing, `Denied`."""
+
+    def head(self, source: Source) -> ObjectInfo:
+        """The object's size and ETag."""
+
+    def list(self, source: Source) -> Iterator[ObjectInfo]:
+        """All objects below the prefix, in key order, page by page."""
+
+    def folders(self, source: Source) -> Iterator[str]:
+        """The first path part below the prefix of everything there (delimiter listing), without slashes.
+
+        Names of objects directly below the prefix count too.
+        """
+
+    def read_range(self, source: Source, etag: str, start: int, length: int) -> Iterator[bytes]:
+        """The bytes of one range in pieces of about 1 MiB, pinned with If-Match; `Integrity` when it was replaced."""
+
+    def put(self, source: Source, body: bytes) -> None:
+        """Write a small object; `Conflict` when it exists with other content, nothing when it is the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Room on one volume: bytes and inodes that may still be taken above its reserve."""
+
+    bytes: int
+    files: int
+

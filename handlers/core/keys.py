@@ -1,0 +1,183 @@
+"""Every Consul key: built and parsed here; nobody else writes a "/".
+
+A builder mirrors its key: `keys.desired(node)` is `<prefix>/v1/desired/<node>`. Node names and instance ids
+are foreign and go through `names.segment`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from handlers.core.names import Channel, InstanceKey, Service, segment
+from handlers.core.version import Version
+
+ROOT = f"{os.environ.get('HYDRA_KV_PREFIX', 'hydra').strip('/')}/v1/"
+
+CHANNELS = f"{ROOT}channels/"
+RELEASES = f"{ROOT}releases/"
+MANIFESTS = f"{ROOT}manifests/"
+SERVICES = f"{ROOT}services/"
+VERDICTS = f"{ROOT}verdicts/"
+SLOTS = f"{ROOT}slots/"
+PROVEN = f"{ROOT}proven/"
+NODES = f"{ROOT}nodes/"
+DESIRED = f"{ROOT}desired/"
+ACTUAL = f"{ROOT}actual/"
+PROGRESS = f"{ROOT}progress/"
+STATES = f"{ROOT}states/"
+LOCKS = f"{ROOT}locks/"
+AUDIT = f"{ROOT}audit/"
+META = f"{ROOT}meta"
+ALARMS = f"{ROOT}alarms"
+
+
+def channel(name: Channel) -> str:
+    """The folder of one channel, with its slash."""
+    return f"{CHANNELS}{name}/"
+
+
+def settings(name: Channel) -> str:
+    """The channel's settings or tombstone."""
+    return f"{CHANNELS}{name}/settings"
+
+
+def head(name: Channel) -> str:
+    """The channel's head: a bare version."""
+    return f"{CHANNELS}{name}/head"
+
+
+def channel_pin(name: Channel) -> str:
+    """The operator's pin of the channel."""
+    return f"{CHANNELS}{name}/pin"
+
+
+def rejected(name: Channel, version: Version) -> str:
+    """Who rejected a version of the channel, and why."""
+    return f"{CHANNELS}{name}/rejected/{version}"
+
+
+def release(name: Channel, version: Version) -> str:
+    """The header of one release."""
+    return f"{RELEASES}{name}/{version}"
+
+
+def releases(name: Channel) -> str:
+    """The folder of all release headers of a channel."""
+    return f"{RELEASES}{name}/"
+
+
+def manifest(name: Channel, version: Version) -> str:
+    """The list of files of one release."""
+    return f"{MANIFESTS}{name}/{version}"
+
+
+def service(name: Service) -> str:
+    """The folder of one service, with its slash."""
+    return f"{SERVICES}{name}/"
+
+
+def subscription(name: Service) -> str:
+    """The service's subscription or tombstone."""
+    return f"{SERVICES}{name}/subscription"
+
+
+def service_pin(name: Service, alias: str) -> str:
+    """The operator's pin of one alias of a service."""
+    return f"{SERVICES}{name}/pin/{alias}"
+
+
+def control(name: Service) -> str:
+    """Paused, retry, abort."""
+    return f"{SERVICES}{name}/control"
+
+
+def verdicts(name: Service) -> str:
+    """Versions that nodes found halted or bad for a service."""
+    return f"{VERDICTS}{name}"
+
+
+def proven(name: Service) -> str:
+    """Versions that every live instance of a service once confirmed."""
+    return f"{PROVEN}{name}"
+
+
+def slots(name: Service) -> str:
+    """Who of a service is out for a reload."""
+    return f"{SLOTS}{name}"
+
+
+def slot_id(node: str, instance: InstanceKey) -> str:
+    """How an instance is called in `slots/<s>` and below it: `<node>.<id>`."""
+    return f"{segment(node)}.{instance.segment}"
+
+
+def slot(node: str, instance: InstanceKey) -> str:
+    """The session lock of one instance's slot."""
+    return f"{SLOTS}{instance.service}/{slot_id(node, instance)}"
+
+
+def node(name: str) -> str:
+    """The folder of one node, with its slash."""
+    return f"{NODES}{segment(name)}/"
+
+
+def info(name: str) -> str:
+    """Volumes, labels and program versions of a node."""
+    return f"{node(name)}info"
+
+
+def instances(name: str) -> str:
+    """The node's instances as discovered."""
+    return f"{node(name)}instances"
+
+
+def alive(name: str) -> str:
+    """Exists while the node's session lives."""
+    return f"{node(name)}alive"
+
+
+def registrations(name: str) -> str:
+    """Instances that an operator registered by hand."""
+    return f"{node(name)}registrations"
+
+
+def cordon(name: str) -> str:
+    """Exists while the node takes no new data and no reloads."""
+    return f"{node(name)}cordon"
+
+
+def desired(name: str) -> str:
+    """What plan wants of a node."""
+    return f"{DESIRED}{segment(name)}"
+
+
+def actual(name: str) -> str:
+    """What sync measured on a node."""
+    return f"{ACTUAL}{segment(name)}"
+
+
+def progress(name: str) -> str:
+    """Bytes and speed of a node's downloads."""
+    return f"{PROGRESS}{segment(name)}"
+
+
+def states(name: str) -> str:
+    """What reload says of each instance of a node."""
+    return f"{STATES}{segment(name)}"
+
+
+def lock(role: str) -> str:
+    """The session lock of a cluster role: `plan`, `retain`."""
+    return f"{LOCKS}{role}"
+
+
+def audit(obj: str, stamp: str, entry_id: str) -> str:
+    """One entry of the history of `obj`, for example `channel/prod/search/places`."""
+    return f"{AUDIT}{obj}/{stamp}-{entry_id}"
+
+
+def rest(prefix: str, key: str) -> list[str]:
+    """The parts of `key` below `prefix`; raises ValueError when it is not below it."""
+    if not key.startswith(prefix):
+        raise ValueError(f"{key} is not below {prefix}")
+    return key[len(prefix) :].split("/")

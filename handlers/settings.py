@@ -1,0 +1,126 @@
+"""Environment and `/etc/hydra/node.toml` → one frozen value, read once at the start of a process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from handlers.core.errors import Malformed
+from handlers.core.model import DISK, RAM, VolumeInfo
+
+DEFAULT_ROOT = "/var/lib/hydra"
+DEFAULT_CONFIG = "/etc/hydra/node.toml"
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Times in seconds and counts; `[limits]` in the node's configuration.
+
+    `drop_after_s`: how long an instance must be gone before discover drops it. `slot_ttl_s`: TTL of the
+    session that holds a reload slot (Consul ends it after up to twice that). `dead_after_s`: how long a
+    node's serfHealth must fail before others stop waiting for it. `unused_grace_s`: how long a release that
+    is no longer desired stays (`idle_grace_s` where no instance is left).
+    """
+
+    resync_s: float = 60.0
+    drop_after_s: float = 60.0
+    alive_ttl_s: int = 120
+    slot_ttl_s: int = 15
+    plan_ttl_s: int = 15
+    plan_pause_s: float = 4.0
+    dead_after_s: float = 20.0
+    unused_grace_s: float = 60.0
+    idle_grace_s: float = 4 * 3600.0
+    brake_share: float = 0.5
+    downloads: int = 2
+    streams: int = 4
+    retry_s: float = 60.0
+    stall_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a process on a node knows about itself. `node` may be empty: then the agent's node name counts."""
+
+    root: Path
+    node: str
+    config: Path
+    limits: Limits = Limits()
+    volumes: Mapping[str, VolumeInfo] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    supervisor_url: str = ""
+    supervisor_include: str = ""
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read `HYDRA_ROOT`, `HYDRA_NODE`, `HYDRA_CONFIG` and the file that it names.
+
+    A missing default file is fine, a missing named one is `Malformed`.
+    """
+    path = Path(environ.get("HYDRA_CONFIG") or DEFAULT_CONFIG)
+    root = Path(environ.get("HYDRA_ROOT") or DEFAULT_ROOT)
+    if path.exists():
+        table = _read(path)
+    elif environ.get("HYDRA_CONFIG"):
+        raise Malformed(f"HYDRA_CONFIG: no file {path}")
+    else:
+        table = {}
+    known = {"limits", "volumes", "labels", "commands", "supervisor", "node", "root"}
+    if unknown := set(table) - known:
+        raise Malformed(f"{path}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
+    supervisor = table.get("supervisor", {})
+    return Settings(
+        root=Path(environ.get("HYDRA_ROOT") or table.get("root") or root),
+        node=environ.get("HYDRA_NODE") or str(table.get("node", "")),
+        config=path,
+        limits=_limits(table.get("limits", {}), path),
+        volumes=_volumes(table.get("volumes", {}), path),
+        labels={str(k): str(v) for k, v in table.get("labels", {}).items()},
+        commands={k: tuple(str(word) for word in v) for k, v in table.get("commands", {}).items()},
+        supervisor_url=str(supervisor.get("url", "")),
+        supervisor_include=str(supervisor.get("include", "")),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise Malformed(f"{path}: {e}") from None
+
+
+def _limits(table: Mapping[str, Any], path: Path) -> Limits:
+    kinds = {f.name: type(f.default) for f in fields(Limits)}
+    for name, value in table.items():
+        if name not in kinds:
+            raise Malformed(f"{path}: limits: unknown {name}; known are {', '.join(sorted(kinds))}")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+            raise Malformed(f"{path}: limits.{name}: must be a number, 0 or more")
+    return Limits(**{name: kinds[name](value) for name, value in table.items()})
+
+
+def _volumes(table: Mapping[str, Any], path: Path) -> dict[str, VolumeInfo]:
+    """`[volumes.<name>] class = …, budget_bytes = …, reserve_bytes = …`; without any: `disk` and `ram`."""
+    if not table:
+        return {
+            "disk": VolumeInfo(cls=DISK, reserve_bytes=GIB),
+            "ram": VolumeInfo(cls=RAM),
+        }
+    result = {}
+    for name, row in table.items():
+        try:
+            result[name] = VolumeInfo(
+                cls=str(row["class"]),
+                budget_bytes=int(row.get("budget_bytes", 0)),
+                reserve_bytes=int(row.get("reserve_bytes", 0)),
+            )
+        except (KeyError, TypeError, ValueError) as e:
+            raise Malformed(f"{path}: volumes.{name}: {e}") from None
+    return result
