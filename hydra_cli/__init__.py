@@ -1,0 +1,1 @@
+"""The command line for people and pipelines; one file is one group of commands."""

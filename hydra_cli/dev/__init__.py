@@ -1,0 +1,1 @@
+"""A real cluster on one machine, for `hydra dev`, the demo and the end-to-end tests."""

