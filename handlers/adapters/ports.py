@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,25 @@ class KV(Protocol):
 
     def destroy_session(self, session: str) -> None:
         """End the session; fine when it is gone."""
+
+
+class Agent(Protocol):
+    """The rest of the local agent's HTTP API as JSON: health, catalog, agent."""
+
+    def get_json(
+        self, path: str, params: Mapping[str, str] | None = None, *, after: int = 0, wait_s: float = 0
+    ) -> tuple[Any, int]:
+        """The answer to `GET /v1/<path>` and the index to block on (0 where the endpoint has none).
+
+        `Denied` when ACLs refused or filtered it; None as the value when there is no such thing (404).
+        """
+
+    def put_json(self, path: str, body: object = None, params: Mapping[str, str] | None = None) -> Any:
+        """`PUT /v1/<path>` with `body` as JSON; the parsed answer, None when it is empty."""
+
+
+class Consul(KV, Agent, Protocol):
+    """What a handler gets: one client for the KV and for the rest of the agent's API."""
 
 
 @dataclass(frozen=True, slots=True)
