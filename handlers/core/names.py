@@ -14,6 +14,8 @@ from handlers.core.errors import Usage
 
 _WORD = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _RULE = "1 to 63 of a-z 0-9 . _ -, beginning and ending with a letter or digit"
+MAX_PATH_BYTES = 1024  # what S3 takes as a key
+MAX_PART_BYTES = 255  # what file systems take as a name
 _UNFIT = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -34,6 +36,29 @@ def segment(text: str) -> str:
         return text
     readable = re.sub(r"[._-]{2,}", "-", _UNFIT.sub("-", text.lower())).strip("._-")[:50].strip("._-") or "x"
     return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def check_path(text: str, what: str) -> str:
+    """Return `text` if it is a legal path of a file below a dataset, else raise `Usage` that names `what`.
+
+    Keys in an object store may be anything; here they become paths on nodes, so `../x`, `/x`, `a//b` and
+    control characters (a newline would end a log line early) are refused rather than repaired.
+    """
+    parts = text.split("/")
+    if not text or any(part in ("", ".", "..") for part in parts):
+        raise Usage(
+            f"{what} {text!r} is not a legal path: it must be relative, without empty parts, '.' or '..'"
+        )
+    if any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in text):
+        raise Usage(f"{what} {text!r} is not a legal path: it has control characters")
+    raw = text.encode("utf-8", "surrogatepass")
+    if len(raw) > MAX_PATH_BYTES or any(
+        len(p.encode("utf-8", "surrogatepass")) > MAX_PART_BYTES for p in parts
+    ):
+        raise Usage(
+            f"{what} {text!r} is longer than {MAX_PATH_BYTES} bytes, or a part of it than {MAX_PART_BYTES}"
+        )
+    return text
 
 
 class Scoped(str):
@@ -80,8 +105,6 @@ class Service(Scoped):
 
     __slots__ = ()
     kind = "service"
-
-
 
 
 class InstanceKey(str):
