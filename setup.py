@@ -1,7 +1,7 @@
 """How Hydra is packaged: explicit packages, the data that they read, two commands, the extras.
 
-Packages are listed by hand: a search for namespace packages would ship the folder `consul/`, which would then shadow
-the Consul client that is imported under this very name.
+Packages are listed by hand: a search for namespace packages would ship the folder `consul/`, which would then
+shadow the Consul client that is imported under this very name.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class BuildWithData(build_py):
 
     def get_source_files(self) -> list[str]:
         """Name the data for a source archive as well, which holds only what is named."""
-        data = [file for folder in DATA_FOLDERS for file in sorted((ROOT / folder).rglob("*")) if file.is_file()]
-        names = [str(file.relative_to(ROOT)) for file in data if file.suffix != ".pyc"]
-        return [*super().get_source_files(), *names]
+        found = [file for folder in DATA_FOLDERS for file in sorted((ROOT / folder).rglob("*"))]
+        data = [str(file.relative_to(ROOT)) for file in found if file.is_file() and file.suffix != ".pyc"]
+        return [*super().get_source_files(), *data]
 
 
 setup(
@@ -45,7 +45,8 @@ setup(
     version="0.1.0",
     description="Versioned datasets on every node, swapped under running services one replica at a time",
     python_requires=">=3.11",
-    package_dir={"": "."},  # an editable install is then a plain path entry, not an import hook that slows each start
+    # an editable install is then a plain path entry, not an import hook that slows each start
+    package_dir={"": "."},
     packages=[
         "handlers",
         "handlers.adapters",
@@ -85,6 +86,7 @@ setup(
             "setuptools>=80",  # the editable install builds with the one that the lock file pins
             "testcontainers>=4",
             "types-PyYAML",
+            "types-setuptools",
         ],
     },
 )

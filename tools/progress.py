@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,20 @@ class Failed(Exception):
     """The command failed each time; the text holds the end of its output."""
 
 
-def follow(title: str, command: list[str], folder: Path, environment: dict[str, str], log: Path) -> None:
+def follow(
+    title: str,
+    command: list[str],
+    log: Path,
+    *,
+    folder: Path | None = None,
+    settings: dict[str, str] | None = None,
+) -> None:
     """Run a command with its progress on the terminal and its output in a log that is shown when it fails."""
     started = time.monotonic()
+    environment = {**os.environ, **(settings or {})}
+    code = 0
     for attempt in range(1, ATTEMPTS + 1):
-        say(f"{title}" + (" (again)" if attempt > 1 else ""))
+        say(title if attempt == 1 else f"{title}, again")
         with log.open("wb") as output:
             child = subprocess.Popen(
                 command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -41,20 +51,16 @@ def show_until_over(title: str, child: subprocess.Popen[bytes], log: Path, start
     """On a terminal one line that is redrawn; elsewhere a line now and then, so that a log shows life."""
     live = sys.stderr.isatty()
     next_line_s = PLAIN_PROGRESS_EVERY_S
-    while True:
-        try:
-            return child.wait(timeout=0.3 if live else 1.0)
-        except subprocess.TimeoutExpired:
-            elapsed_s = time.monotonic() - started
-            if not live and elapsed_s < next_line_s:
-                continue
+    while child.poll() is None:
+        time.sleep(0.2)
+        elapsed_s = time.monotonic() - started
+        if live or elapsed_s >= next_line_s:
             next_line_s = elapsed_s + PLAIN_PROGRESS_EVERY_S
             lines = log.read_text(errors="replace").splitlines() or [""]
-            line = f"{title}, {elapsed_s:.0f} s, {len(lines)} steps, {lines[-1]}"
-            say(line, redraw=live)
-        finally:
-            if live:
-                sys.stderr.write("\r\x1b[K")
+            say(f"{title}, {elapsed_s:.0f} s, {len(lines)} steps, {lines[-1]}", redraw=live)
+    if live:
+        say("", redraw=True)
+    return child.returncode
 
 
 def say(line: str, *, redraw: bool = False) -> None:

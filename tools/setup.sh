@@ -5,6 +5,7 @@ set -eu
 
 cd "$(dirname "$0")/.."
 python=${1:-}
+made=.venv/stamp-made
 locked=.venv/stamp-lock
 installed=.venv/stamp-project
 pip=".venv/bin/python -m pip --quiet --disable-pip-version-check"
@@ -24,10 +25,9 @@ python=$("$python" -c 'import sys; print(getattr(sys, "_base_executable", sys.ex
 exec 9<.
 "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
 
-# The environment is asked to run: a Python that was removed leaves it in place, but dead.
-# It knows where it lies, so a checkout that was moved needs a new one.
-lock="$(cksum <requirements.lock) $(pwd)"
-if ! holds $locked "$lock" || ! .venv/bin/python -c '' 2>/dev/null; then
+# Where it lies is noted, as a checkout that was moved needs a new environment; and it is asked to run, as a
+# Python that was removed leaves its environment in place, but dead.
+if ! holds $made "$(pwd)" || ! .venv/bin/python -c '' 2>/dev/null; then
     if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
         say "$python cannot make virtual environments: its modules venv and ensurepip are missing."
         say "On Debian and Ubuntu: apt-get install python3-venv"
@@ -36,6 +36,11 @@ if ! holds $locked "$lock" || ! .venv/bin/python -c '' 2>/dev/null; then
     say "environment: making .venv with $("$python" --version)"
     rm -rf .venv
     "$python" -m venv .venv
+    pwd >$made
+fi
+
+lock="$(cksum <requirements.lock)"
+if ! holds $locked "$lock"; then
     say "environment: installing what requirements.lock names (about half a minute)"
     $pip install --require-hashes -r requirements.lock
     printf '%s\n' "$lock" >$locked
