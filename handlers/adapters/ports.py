@@ -6,9 +6,14 @@ All methods raise the errors of `core.errors`: `Temporary` (away, worth another 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
+
+from handlers.core.errors import Usage
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +120,12 @@ class KV(Protocol):
     def list(self, prefix: str, *, after: int = 0, wait_s: float = 0) -> Listing:
         """All entries whose key begins with `prefix`; empty is a legal answer (of a readable prefix)."""
 
-    def txn(self, ops: Sequence[Op]) -> None:
+    def txn(self, ops: Sequence[Op]) -> Mapping[str, int]:
         """Apply all or nothing; raises `Conflict` that names the first failed key, `Denied`, `Temporary`.
 
-        At most MAX_OPS operations and MAX_TXN_BYTES of keys and values, else `Usage`.
+        Returns the new ModifyIndex of each written key. `Temporary` may also mean that the answer was lost:
+        the writes may have happened, so read again before deciding. Deleting an absent key is no conflict.
+        At most MAX_OPS operations and MAX_TXN_BYTES of keys and values, else `Usage`; see `kv.split`.
         """
 
     def create_session(
@@ -158,6 +165,32 @@ class Source:
 
     bucket: str
     key: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Check `s3://bucket/key` or `s3://bucket/prefix/`; raises `Usage`.
+
+        Keys with an empty part (`a//b`), `.` or `..` are refused: clients disagree about what they name.
+        """
+        bucket, slash, key = text.removeprefix("s3://").partition("/")
+        if not text.startswith("s3://") or not _BUCKET.fullmatch(bucket):
+            raise Usage(f"source {text!r} must be s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for all below it")
+        if not slash or not key:
+            raise Usage(f"source {text!r} names a whole bucket; add a key, or a prefix that ends in /")
+        if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")):
+            raise Usage(f"source {text!r} has an empty part, '.' or '..' in its key")
+        if any(ord(c) < 0x20 or ord(c) == 0x7F for c in key):
+            raise Usage(f"source {text!r} has control characters in its key")
+        return cls(bucket, key)
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it names everything below a prefix rather than one object."""
+        return self.key.endswith("/")
+
+    def object_of(self, path: str) -> Source:
+        """The object of the file `path` of a dataset with this source: below the prefix, or the one object."""
+        return Source(self.bucket, self.key + path) if self.is_prefix else self
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
@@ -200,4 +233,3 @@ class Space:
 
     bytes: int
     files: int
-
