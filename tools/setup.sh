@@ -1,6 +1,6 @@
 #!/bin/sh
 # make setup: the virtual environment of this checkout, as the lock file says, and the external programs.
-# Each stamp is written last, so what an interruption left half-made is made again from nothing.
+# Stamps are written last, so what an interruption left half-made is made again from nothing.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -36,14 +36,15 @@ if ! holds $made "$(pwd)" || ! .venv/bin/python -c '' 2>/dev/null; then
     say "environment: making .venv with $("$python" --version)"
     rm -rf .venv
     "$python" -m venv .venv
-    pwd >$made
 fi
 
 lock="$(cksum <requirements.lock)"
 if ! holds $locked "$lock"; then
     say "environment: installing what requirements.lock names (about half a minute)"
+    rm -f $made # pip takes a package that it was stopped in the middle of for an installed one
     $pip install --require-hashes -r requirements.lock
     printf '%s\n' "$lock" >$locked
+    pwd >$made
 fi
 
 project="$(cksum <setup.py)"
