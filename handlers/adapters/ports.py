@@ -189,7 +189,7 @@ class Source:
         return self.key.endswith("/")
 
     def object_of(self, path: str) -> Source:
-        """The object of the file `path` of a dataset with this source: below the prefix, or the one object."""
+        """The object behind the file `path` of a dataset with this source."""
         return Source(self.bucket, self.key + path) if self.is_prefix else self
 
     def __str__(self) -> str:
@@ -221,7 +221,7 @@ class Objects(Protocol):
         """
 
     def read_range(self, source: Source, etag: str, start: int, length: int) -> Iterator[bytes]:
-        """The bytes of one range in pieces of about 1 MiB, pinned with If-Match; `Integrity` when it was replaced."""
+        """The bytes of one range in pieces of about 1 MiB; `Integrity` when `etag` is not the object's."""
 
     def put(self, source: Source, body: bytes) -> None:
         """Write a small object; `Conflict` when it exists with other content, nothing when it is the same."""
