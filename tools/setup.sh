@@ -23,7 +23,10 @@ python=$("$python" -c 'import sys; print(getattr(sys, "_base_executable", sys.ex
 
 # One set-up of a checkout at a time: two would tear down each other's environment.
 exec 9<.
-"$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+if ! "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
+    say "environment: another set-up of this checkout is running, waiting for that"
+    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+fi
 
 # Where it lies is noted, as a checkout that was moved needs a new environment; and it is asked to run, as a
 # Python that was removed leaves its environment in place, but dead.
