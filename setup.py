@@ -54,6 +54,7 @@ setup(
         "handlers.core",
         "hydra_cli",
         "hydra_cli.dev",
+        "hydra_cli.dev.demo",
         "watches",
     ],
     cmdclass={"build_py": BuildWithData},
