@@ -1,0 +1,235 @@
+"""How the instances of a service are moved, as the texts of its subscription say it.
+
+    reload    http://:PORT/PATH      POST to the instance's address; no PORT (`http://:/PATH`) = its own port
+              signal:HUP@pidfile:/run/places-{id}.pid      signal:HUP@supervisor:places-{id}
+              restart:supervisor:places-{id}
+              none                   the service watches `..data` itself
+              frozen                 an instance keeps what it started with until it ends
+    confirm   health                 it is in service again
+              http://:PORT/PATH#FIELD    FIELD of the JSON answer is the version (`http:` may precede the URL)
+              maps                   it has files of the new release open or mapped, and none of the old
+    drain     check                  its health check reads the view's `state` file
+              maintenance            Hydra sets Consul's maintenance mode
+    ram       via-disk               what does not fit beside the old copy is read from disk in between
+
+`{id}` is the instance's id as it stands in paths, so that one subscription serves several replicas on a node.
+The command line checks a subscription with `parse`; nodes use what it returns.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from handlers.core.errors import Usage
+
+SIGNALS = ("HUP", "USR1", "USR2", "TERM", "INT", "WINCH")
+LATER = ("systemd:", "command:", "delete")
+_Word = TypeVar("_Word", bound=StrEnum)
+_URL = re.compile(r"http://(?P<host>localhost|127\.0\.0\.1)?:(?P<port>\d{0,5})(?P<path>/[^\s#]*)")
+_PROGRAM = re.compile(r"(?:[A-Za-z0-9_.:-]|\{id\})+")
+_PIDFILE = re.compile(r"/(?:[^\s{}]|\{id\})+")
+_FIELD = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+
+
+@dataclass(frozen=True)
+class Url:
+    """An endpoint of an instance: no `host` = the instance's address, `port` 0 = its own port."""
+
+    path: str
+    port: int = 0
+    host: str = ""
+
+    def at(self, address: str, port: int) -> str:
+        """The whole URL for an instance at `address` (empty = this machine) and `port`."""
+        host = self.host or address or "127.0.0.1"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port or port}{self.path}"
+
+
+@dataclass(frozen=True)
+class HttpReload:
+    """POST to the instance; any 2xx means that it has loaded what its view points to."""
+
+    url: Url
+
+
+@dataclass(frozen=True)
+class SignalReload:
+    """Send a signal to the process named by a pid file or by supervisord."""
+
+    signal: str
+    pidfile: str = ""
+    program: str = ""
+
+
+@dataclass(frozen=True)
+class RestartReload:
+    """Restart a program of supervisord and wait until it runs."""
+
+    program: str
+
+
+@dataclass(frozen=True)
+class NoReload:
+    """The service sees the flip of its view by itself."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """An instance is never moved while it lives."""
+
+
+Reload = HttpReload | SignalReload | RestartReload | NoReload | Frozen
+
+
+@dataclass(frozen=True)
+class ByHealth:
+    """Being in service again is the confirmation."""
+
+
+@dataclass(frozen=True)
+class ByHttp:
+    """`field` (parts joined by dots) of the JSON at `url` equals the version, or the versions by alias."""
+
+    url: Url
+    field: str
+
+
+@dataclass(frozen=True)
+class ByMaps:
+    """The instance's processes have files of the new release open or mapped, and none of the old."""
+
+
+Confirm = ByHealth | ByHttp | ByMaps
+
+
+class Drain(StrEnum):
+    """Who takes an instance out of service."""
+
+    CHECK = "check"
+    MAINTENANCE = "maintenance"
+
+
+class RamPolicy(StrEnum):
+    """What happens where a new RAM copy does not fit beside the old one."""
+
+    VIA_DISK = "via-disk"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The texts of one subscription, understood."""
+
+    reload: Reload
+    confirm: Confirm
+    drain: Drain
+    ram: RamPolicy
+
+
+class Texts(Protocol):
+    """A `Subscription` or a `ServicePlan`."""
+
+    @property
+    def reload(self) -> str: ...
+    @property
+    def confirm(self) -> str: ...
+    @property
+    def drain(self) -> str: ...
+    @property
+    def ram(self) -> str: ...
+
+
+def parse(texts: Texts) -> Policy:
+    """All four at once; raises `Usage` that names the wrong one."""
+    return Policy(
+        reload=parse_reload(texts.reload),
+        confirm=parse_confirm(texts.confirm),
+        drain=_word(Drain, "drain", texts.drain),
+        ram=parse_ram(texts.ram),
+    )
+
+
+def parse_reload(text: str) -> Reload:
+    """How an instance is told to load what its view points to; raises `Usage`."""
+    if text.startswith(LATER):
+        raise Usage(f"reload {text!r} is not supported by this version")
+    match text.split(":", 1):
+        case ["none"]:
+            return NoReload()
+        case ["frozen"]:
+            return Frozen()
+        case ["http", _]:
+            return HttpReload(_url(text, "reload"))
+        case ["signal", rest]:
+            return _signal(text, rest)
+        case ["restart", rest] if rest.startswith("supervisor:"):
+            return RestartReload(_program(text, rest.removeprefix("supervisor:")))
+    raise Usage(
+        f"reload {text!r} is none of http://:PORT/PATH, signal:NAME@pidfile:/PATH, "
+        "signal:NAME@supervisor:NAME, restart:supervisor:NAME, none, frozen"
+    )
+
+
+def parse_confirm(text: str) -> Confirm:
+    """How an instance shows that it runs the new release; raises `Usage`."""
+    if text == "health":
+        return ByHealth()
+    if text == "maps":
+        return ByMaps()
+    if not text.startswith("http:"):
+        raise Usage(f"confirm {text!r} is none of health, http://:PORT/PATH#FIELD, maps")
+    url, mark, field = text.removeprefix("http:").rpartition("#")
+    if not mark or not _FIELD.fullmatch(field):
+        raise Usage(
+            f"confirm {text!r} must end in #FIELD, the field of the JSON answer that holds the version"
+        )
+    return ByHttp(_url(url if url.startswith("http://") else f"http:{url}", "confirm"), field)
+
+
+def parse_ram(text: str) -> RamPolicy:
+    """What happens where RAM is short; raises `Usage`."""
+    if text == "drain-node":
+        raise Usage("ram 'drain-node' is not supported by this version; use via-disk")
+    return _word(RamPolicy, "ram", text)
+
+
+def _word(kind: type[_Word], what: str, text: str) -> _Word:
+    try:
+        return kind(text)
+    except ValueError:
+        raise Usage(f"{what} {text!r} is none of {', '.join(kind)}") from None
+
+
+def _signal(text: str, rest: str) -> SignalReload:
+    name, _, where = rest.partition("@")
+    if name not in SIGNALS:
+        raise Usage(f"reload {text!r}: signal {name!r} is none of {', '.join(SIGNALS)}")
+    kind, _, target = where.partition(":")
+    if kind == "supervisor":
+        return SignalReload(name, program=_program(text, target))
+    if kind == "pidfile" and _PIDFILE.fullmatch(target):
+        return SignalReload(name, pidfile=target)
+    raise Usage(f"reload {text!r} must go on with @pidfile:/ABSOLUTE/PATH or @supervisor:NAME")
+
+
+def _program(text: str, name: str) -> str:
+    if not _PROGRAM.fullmatch(name):
+        raise Usage(
+            f"reload {text!r}: {name!r} is not a program of supervisord (NAME or GROUP:NAME, with {{id}})"
+        )
+    return name
+
+
+def _url(text: str, what: str) -> Url:
+    """Only ports of the instance itself: a subscription must not make nodes call whatever it likes."""
+    found = _URL.fullmatch(text)
+    if not found:
+        raise Usage(
+            f"{what} {text!r} must be http://:PORT/PATH, or http://:/PATH for the instance's own port"
+        )
+    port = int(found["port"] or 0)
+    if port > 65535:
+        raise Usage(f"{what} {text!r}: there is no port {port}")
+    return Url(found["path"], port, found["host"] or "")
