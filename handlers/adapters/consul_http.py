@@ -191,7 +191,14 @@ class Transport:
         self._own.connection = None
 
 
-class _TcpConnection(http.client.HTTPConnection):
+class _Connection(http.client.HTTPConnection):
+    """Closes itself: it ends with its thread, which knows nothing of it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _TcpConnection(_Connection):
     """Header and body leave at once: with Nagle's algorithm a small PUT would wait for an acknowledgement."""
 
     def connect(self) -> None:
@@ -199,7 +206,7 @@ class _TcpConnection(http.client.HTTPConnection):
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class _UnixConnection(_Connection):
     def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path

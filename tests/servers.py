@@ -1,0 +1,184 @@
+"""Real servers for tests: Consul with or without ACLs, an S3 server; all on free ports of 127.0.0.1."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handlers.adapters.consul_http import Address
+from handlers.adapters.kv import ConsulKV
+from handlers.adapters.ports import Delete
+from handlers.adapters.txn import split
+from handlers.core.errors import Temporary
+from hydra_cli.dev import servers
+from hydra_cli.programs import program
+
+LIMIT_S = 60.0
+
+
+def wait_until(true: Callable[[], object], limit_s: float = LIMIT_S, what: str = "") -> Any:
+    """Ask again and again until the answer is true, and return it; fails after `limit_s`."""
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until:
+        if answer := true():
+            return answer
+        time.sleep(0.02)
+    raise AssertionError(f"after {limit_s:g} s still not true: {what or true}")
+
+
+@dataclass
+class Consul:
+    """A Consul agent of a test. After `stop` or `kill`, `start` goes on with the same data and ports."""
+
+    agent: servers.ConsulAgent
+    running: servers.Running
+
+    @property
+    def address(self) -> str:
+        return self.agent.address
+
+    @property
+    def token(self) -> str:
+        return self.agent.token
+
+    def kv(self, token: str | None = None) -> ConsulKV:
+        return self.agent.kv(token)
+
+    def environment(self, token: str | None = None) -> dict[str, str]:
+        """What a client of this agent has to have in its environment."""
+        chosen = self.token if token is None else token
+        return {"CONSUL_HTTP_ADDR": self.address} | ({"CONSUL_HTTP_TOKEN": chosen} if chosen else {})
+
+    def start(self) -> None:
+        self.running = self.agent.start(program("consul"))
+
+    def stop(self) -> None:
+        self.running.stop()
+
+    def kill(self) -> None:
+        self.running.kill()
+
+    def join(
+        self, node: str, folder: Path, *, token: str = "", **more: Any
+    ) -> AbstractContextManager[Consul]:
+        """A client agent of this server under the name `node`."""
+        return consul_agent(
+            servers.ConsulAgent(
+                node,
+                folder,
+                server=False,
+                token=token or self.token,
+                join=(self.agent.serf_address,),
+                session_ttl_min=self.agent.session_ttl_min,
+                **more,
+            )
+        )
+
+    def wipe(self) -> None:
+        """Make the KV empty and end all sessions; services and tokens stay."""
+        kv = self.kv()
+        for row in kv.get_json("session/list")[0] or []:
+            kv.destroy_session(row["ID"])
+        for batch in split([Delete(key) for key in kv.list("").entries]):
+            kv.txn(batch)
+
+    def token_for(self, rules: str) -> str:
+        """A token with a policy of its own, which has `rules` (HCL)."""
+        kv, name = self.kv(), f"test-{uuid.uuid4().hex[:8]}"
+        kv.put_json("acl/policy", {"Name": name, "Rules": rules})
+        secret = str(kv.put_json("acl/token", {"Policies": [{"Name": name}]})["SecretID"])
+        seen = ConsulKV(Address(host=self.address, token=secret))
+        wait_until(lambda: seen.get_json("acl/token/self")[0], what="the token is known")
+        return secret
+
+
+@contextlib.contextmanager
+def consul_agent(agent: servers.ConsulAgent) -> Iterator[Consul]:
+    """Start the agent, end it with the block."""
+    consul = Consul(*servers.start_consul(agent, program("consul")))
+    try:
+        yield consul
+    finally:
+        consul.stop()
+
+
+def consul_server(
+    folder: Path, *, acl: bool = False, session_ttl_min: str = "1s", **more: Any
+) -> AbstractContextManager[Consul]:
+    """One server, a cluster of its own; with `acl`: default deny and a token that may do everything."""
+    token = str(uuid.uuid4()) if acl else ""
+    agent = servers.ConsulAgent("server", folder, token=token, session_ttl_min=session_ttl_min, **more)
+    return consul_agent(agent)
+
+
+@dataclass
+class S3:
+    """An S3 server of a test."""
+
+    server: servers.S3Server
+    running: servers.Running
+    _numbers: Iterator[int]
+
+    @property
+    def endpoint(self) -> str:
+        return self.server.endpoint
+
+    def environment(self) -> dict[str, str]:
+        return self.server.environment()
+
+    def client(self) -> Any:
+        """A boto3 client."""
+        import boto3
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.server.access_key,
+            aws_secret_access_key=self.server.secret_key,
+            region_name=self.server.region,
+        )
+
+    def bucket(self) -> str:
+        """A new, empty bucket; its name."""
+        name = f"bucket-{next(self._numbers)}-{uuid.uuid4().hex[:6]}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def put(self, bucket: str, objects: dict[str, bytes]) -> None:
+        """Write small objects by key."""
+        client = self.client()
+        for key, body in objects.items():
+            client.put_object(Bucket=bucket, Key=key, Body=body)
+
+    def start(self) -> None:
+        self.running = self.server.start(program("versitygw"))
+
+    def stop(self) -> None:
+        self.running.stop()
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Iterator[S3]:
+    """An S3 server with no bucket yet."""
+    server, running = servers.start_s3(servers.S3Server(folder), program("versitygw"))
+    s3 = S3(server, running, itertools.count(1))
+    try:
+        yield s3
+    finally:
+        s3.stop()
+
+
+def answers(kv: ConsulKV) -> bool:
+    """Whether Consul answers reads (again)."""
+    try:
+        kv.get("hydra/v1/meta")
+    except Temporary:
+        return False
+    return True
