@@ -2,6 +2,7 @@
 
 `encode` is canonical (about, then sorted keys, two spaces, a newline at the end), so equal documents are
 equal bytes: Consul does not wake anybody for a write of the same bytes, and digests of documents are stable.
+How each type is read is worked out once per process: a planner reads thousands of documents per run.
 """
 
 from __future__ import annotations
@@ -10,45 +11,34 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from json.encoder import encode_basestring as _quoted
 from typing import Any, TypeVar, Union
 
 from handlers.core import model
 from handlers.core.errors import Malformed, Usage
-from handlers.core.names import InstanceKey, Scoped, check_word
+from handlers.core.names import Channel, InstanceKey, Scoped, check_alias, check_word
 from handlers.core.version import ReleaseId, Version
 
 T = TypeVar("T", bound=model.Doc)
-_WORD_KEYS = frozenset({"datasets", "aliases"})  # mappings whose keys become path segments
+Shared = dict[tuple[int, int], tuple[model.Part, str]]
+"""Texts of parts by identity and indent, for `encode` of many documents that have parts in common."""
+
+_DEEPEST = 32  # levels of fields that this program does not know; far deeper ones could not be written again
+_LARGEST = 2**63  # a generation beyond it would leave no room to go on
 
 
 def decode(cls: type[T], raw: bytes, where: str) -> T:
     """The document in `raw`; `where` (its key or path) begins every error. Raises `Malformed`."""
-    try:
-        value = json.loads(raw)
-    except ValueError as e:
-        raise Malformed(f"{where}: not JSON ({e})") from None
-    if not isinstance(value, dict):
-        raise Malformed(f"{where}: must be a JSON object")
-    if value.get("format") != model.FORMAT:
-        raise Malformed(f"{where}: format {value.get('format')!r} is not {model.FORMAT}, which this program knows")
-    value = {k: v for k, v in value.items() if k not in ("about", "format")}
-    return typing.cast(T, _part(cls, value, where))
-
-
-def encode(doc: model.Doc) -> bytes:
-    """The canonical bytes of `doc`."""
-    plain = {"format": model.FORMAT, **_plain_part(doc)}
-    ordered = {"about": doc.title(), **{k: plain[k] for k in sorted(plain)}}
-    return (_text(ordered, 0) + "\n").encode()
-
-
-def digest(raw: bytes) -> str:
-    """`sha256:<hex>` of a document's bytes, as `desired` and release headers name it."""
-    return "sha256:" + hashlib.sha256(raw).hexdigest()
+    value = _object(raw, where)
+    known = value.pop("format", None)
+    if known != model.FORMAT:
+        raise Malformed(f"{where}: format {known!r} is not {model.FORMAT}, which this program knows")
+    return typing.cast(T, _document(cls, value, where))
 
 
 def decode_version(raw: bytes, where: str) -> Version:
@@ -63,16 +53,90 @@ def decode_pin(raw: bytes, where: str) -> model.Pin:
     """A pin: a bare version, or the JSON document (`format` may be missing when a person wrote it)."""
     if not raw.lstrip().startswith(b"{"):
         return model.Pin(version=decode_version(raw, where))
+    value = _object(raw, where)
+    if value.pop("format", model.FORMAT) != model.FORMAT:
+        raise Malformed(f"{where}: the format is not {model.FORMAT}, which this program knows")
+    return typing.cast(model.Pin, _document(model.Pin, value, where))
+
+
+def encode(doc: model.Doc, shared: Shared | None = None) -> bytes:
+    """The canonical bytes of `doc`; with one `shared` for many documents, common parts are written once."""
+    rows = {**_rows(doc), "format": model.FORMAT}
+    lines = [f'  "about": {_quoted(doc.title())}']
+    lines += [f"  {_quoted(k)}: {_text(rows[k], 1, shared)}" for k in sorted(rows)]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def digest(raw: bytes) -> str:
+    """`sha256:<hex>` of a document's bytes, as `desired` and release headers name it."""
+    return "sha256:" + hashlib.sha256(raw).hexdigest()
+
+
+def _check_dataset(text: str) -> str:
+    return check_word(text, "dataset")
+
+
+def _check_channel_dataset(text: str) -> str:
+    channel, _, dataset = text.rpartition("/")
+    return f"{Channel.parse(channel)}/{_check_dataset(dataset)}"
+
+
+_KEY_CHECKS: dict[str, Callable[[str], str]] = {
+    # mappings by the name of their field whose keys become parts of paths
+    "datasets": _check_dataset,
+    "files": _check_dataset,
+    "ram": _check_channel_dataset,
+    "aliases": check_alias,
+    "channels": check_alias,
+}
+
+
+class _Wrong(Exception):
+    """A value of the wrong kind; the path to it grows while the error climbs out."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+        self.path = ""
+
+    def below(self, step: str) -> _Wrong:
+        """The same error, seen from one level further out."""
+        self.path = step + (f".{self.path}" if self.path and not self.path.startswith("[") else self.path)
+        return self
+
+
+def _object(raw: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(raw)
-    except ValueError as e:
+        # strict UTF-8: half a surrogate pair could be read here, but never written again
+        value = json.loads(raw.decode(), parse_constant=_refuse, parse_float=_finite)
+        if b"\\u" in raw:
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as e:
         raise Malformed(f"{where}: not JSON ({e})") from None
-    value = {k: v for k, v in value.items() if k not in ("about", "format")}
-    return typing.cast(model.Pin, _part(model.Pin, value, where))
+    if not isinstance(value, dict):
+        raise Malformed(f"{where}: must be a JSON object")
+    return value
+
+
+def _refuse(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+def _document(cls: Any, value: dict[str, Any], where: str) -> model.Part:
+    value.pop("about", None)
+    try:
+        return _part_reader(cls)(value)
+    except _Wrong as e:
+        raise Malformed(": ".join(filter(None, (where, e.path, e.text)))) from None
 
 
 @functools.cache
-def _fields(cls: type[model.Part]) -> dict[str, tuple[Any, bool]]:
+def _fields(cls: Any) -> dict[str, tuple[Any, bool]]:
     """Field name → (type, has a default), without `extra`."""
     hints = typing.get_type_hints(cls)
     missing = dataclasses.MISSING
@@ -83,108 +147,178 @@ def _fields(cls: type[model.Part]) -> dict[str, tuple[Any, bool]]:
     }
 
 
-def _part(cls: type[Any], value: Any, where: str) -> model.Part:
-    if cls is model.File:
-        return _file(value, where)
-    if not isinstance(value, dict):
-        raise Malformed(f"{where}: must be an object")
-    fields = _fields(cls)
-    given: dict[str, Any] = {}
-    for name, (kind, optional) in fields.items():
-        if name in value:
-            given[name] = _value(kind, value[name], f"{where}: {name}", name)
-        elif not optional:
-            raise Malformed(f"{where}: {name} is missing")
-    extra = {k: v for k, v in value.items() if k not in fields}
-    return typing.cast(model.Part, cls(**given, extra=extra))
-
-
-def _file(value: Any, where: str) -> model.File:
-    """`[path, size, etag]`: an object per file would triple a manifest of 100,000 files."""
-    match value:
-        case [str(path), int(size), str(etag)] if size >= 0 and not isinstance(size, bool):
-            return model.File(path=path, size=size, etag=etag)
-    raise Malformed(f"{where}: a file must be [path, size, etag]")
-
-
-def _value(kind: Any, value: Any, where: str, name: str = "") -> Any:
+@functools.cache
+def _reader(kind: Any, name: str = "") -> Callable[[Any], Any]:
+    """A function from parsed JSON to the value of type `kind` in the field `name`; it raises `_Wrong`."""
     origin = typing.get_origin(kind)
     if origin in (types.UnionType, Union):
-        return None if value is None else _value(typing.get_args(kind)[0], value, where, name)
+        inner = _reader(typing.get_args(kind)[0], name)
+        return lambda value: None if value is None else inner(value)
     if origin is tuple:
-        if not isinstance(value, list):
-            raise Malformed(f"{where}: must be a list")
-        return tuple(_value(typing.get_args(kind)[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+        return _list_reader(_reader(typing.get_args(kind)[0], name))
     if origin is not None and issubclass(origin, Mapping):
-        return _mapping(typing.get_args(kind), value, where, name)
-    return _scalar(kind, value, where)
-
-
-def _mapping(kinds: tuple[Any, ...], value: Any, where: str, name: str) -> dict[Any, Any]:
-    if not isinstance(value, dict):
-        raise Malformed(f"{where}: must be an object")
-    key_kind, value_kind = kinds
-    result = {}
-    for k, v in value.items():
-        if name in _WORD_KEYS or (name == "channels" and key_kind is str):
-            _checked(check_word, k, where, "name")
-        result[_scalar(key_kind, k, where)] = v if value_kind is Any else _value(value_kind, v, f"{where}.{k}")
-    return result
-
-
-def _scalar(kind: Any, value: Any, where: str) -> Any:
+        return _mapping_reader(typing.get_args(kind), name)
+    if kind is model.File:
+        return _file
     if dataclasses.is_dataclass(kind):
-        return _part(typing.cast(type[Any], kind), value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, float, bool):
-        if type(value) is not kind or (kind is not bool and value < 0):
-            raise Malformed(f"{where}: must be {'true or false' if kind is bool else 'a number, 0 or more'}")
-        return value
-    if not isinstance(value, str):
-        raise Malformed(f"{where}: must be text")
+        part: Any = kind
+        return _part_reader(part)
+    if kind is bool:
+        return _boolean
+    if kind in (int, float):
+        return functools.partial(_number, kind)
     if issubclass(kind, StrEnum):
-        if value not in set(kind):
-            raise Malformed(f"{where}: {value!r} is none of {', '.join(kind)}")
-        return kind(value)
+        return functools.partial(_word_of, {str(word): word for word in kind})
     if issubclass(kind, (Scoped, InstanceKey, Version, ReleaseId)):
-        return _checked(kind.parse, value, where)
+        return functools.partial(_named, functools.lru_cache(maxsize=65536)(kind.parse))
+    return _string
+
+
+@functools.cache
+def _part_reader(cls: Any) -> Callable[[Any], model.Part]:
+    readers = {name: _reader(kind, name) for name, (kind, _) in _fields(cls).items()}
+    required = [name for name, (_, optional) in _fields(cls).items() if not optional]
+
+    def read(value: Any) -> model.Part:
+        if type(value) is not dict:
+            raise _Wrong("must be an object")
+        given: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        name = ""
+        try:
+            for name, inner in value.items():
+                if reader := readers.get(name):
+                    given[name] = reader(inner)
+                else:
+                    extra[name] = _unknown(inner)
+        except _Wrong as e:
+            raise e.below(name) from None
+        for name in required:
+            if name not in given:
+                raise _Wrong(f"{name} is missing")
+        return typing.cast(model.Part, cls(**given, extra=extra))
+
+    return read
+
+
+def _unknown(value: Any, depth: int = 0) -> Any:
+    if depth > _DEEPEST:
+        raise _Wrong(f"is more than {_DEEPEST} levels deep")
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _unknown(inner, depth + 1)
     return value
 
 
-def _checked(check: Any, value: str, where: str, *args: str) -> Any:
+def _list_reader(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    def read_all(value: Any) -> tuple[Any, ...]:
+        if type(value) is not list:
+            raise _Wrong("must be a list")
+        result = []
+        try:
+            for item in value:
+                result.append(read(item))  # noqa: PERF401 - its length tells which item was wrong
+        except _Wrong as e:
+            raise e.below(f"[{len(result)}]") from None
+        return tuple(result)
+
+    return read_all
+
+
+def _mapping_reader(kinds: tuple[Any, ...], name: str) -> Callable[[Any], dict[Any, Any]]:
+    key_kind, value_kind = kinds
+    check = _KEY_CHECKS.get(name) if key_kind is str else None
+    read_key = functools.partial(_named, check) if check else _reader(key_kind)
+    read_value = _reader(value_kind)
+
+    def read(value: Any) -> dict[Any, Any]:
+        if type(value) is not dict:
+            raise _Wrong("must be an object")
+        result: dict[Any, Any] = {}
+        key = ""
+        try:
+            for key, inner in value.items():
+                result[read_key(key)] = read_value(inner)
+        except _Wrong as e:
+            raise e.below(key) from None
+        return result
+
+    return read
+
+
+def _file(value: Any) -> model.File:
+    """`[path, size, etag]`: an object per file would triple a manifest of 100,000 files."""
+    match value:
+        case [str(path), int(size), str(etag)] if size >= 0 and size is not True and size is not False:
+            return model.File(path=path, size=size, etag=etag)
+    raise _Wrong("a file must be [path, size, etag]")
+
+
+def _boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise _Wrong("must be true or false")
+    return value
+
+
+def _number(kind: type[int | float], value: Any) -> int | float:
+    if (type(value) is not int and type(value) is not kind) or not 0 <= value < _LARGEST:
+        raise _Wrong(f"must be a {'' if kind is float else 'whole '}number, 0 or more")
+    return kind(value)
+
+
+def _string(value: Any) -> str:
+    if type(value) is not str:
+        raise _Wrong("must be text")
+    return value
+
+
+def _word_of(words: Mapping[str, StrEnum], value: Any) -> StrEnum:
+    found = words.get(_string(value))
+    if found is None:
+        raise _Wrong(f"{value!r} is none of {', '.join(words)}")
+    return found
+
+
+def _named(check: Callable[[str], str], value: Any) -> str:
     try:
-        return check(value, *args)
+        return check(_string(value))
     except Usage as e:
-        raise Malformed(f"{where}: {e}") from None
+        raise _Wrong(str(e)) from None
 
 
-def _plain_part(part: model.Part) -> dict[str, Any]:
-    own = {f: _plain(getattr(part, f)) for f in _fields(type(part))}
-    return {**dict(part.extra), **{k: v for k, v in own.items() if v is not None}}
+def _rows(part: model.Part) -> dict[str, Any]:
+    kind: Any = type(part)
+    known = {name: getattr(part, name) for name in _fields(kind)}
+    return {**part.extra, **{k: v for k, v in known.items() if v is not None}}
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, model.File):
-        return (value.path, value.size, value.etag)
-    if isinstance(value, model.Part):
-        return _plain_part(value)
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _text(value: Any, depth: int) -> str:
+def _text(value: Any, depth: int, shared: Shared | None) -> str:
     """JSON with two spaces of indent; a file is one line, so that a manifest stays readable and small."""
-    pad, end = "  " * (depth + 1), "\n" + "  " * depth
-    if isinstance(value, dict) and value:
-        keys = value if depth == 0 else sorted(value)
-        rows = [f"{pad}{json.dumps(k)}: {_text(value[k], depth + 1)}" for k in keys]
-        return "{\n" + ",\n".join(rows) + end + "}"
-    if isinstance(value, list) and value:
-        return "[\n" + ",\n".join(pad + _text(v, depth + 1) for v in value) + end + "]"
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, model.File):
+        return f"[{_quoted(value.path)}, {value.size}, {_quoted(value.etag)}]"
+    if isinstance(value, model.Part):
+        return _part_text(value, depth, shared)
+    if isinstance(value, (dict, Mapping)):
+        rows = [f"{_quoted(k)}: {_text(value[k], depth + 1, shared)}" for k in sorted(value)]
+        return _block("{", rows, "}", depth)
+    if isinstance(value, (tuple, list)):
+        return _block("[", [_text(v, depth + 1, shared) for v in value], "]", depth)
+    return json.dumps(value, allow_nan=False)
 
 
+def _part_text(part: model.Part, depth: int, shared: Shared | None) -> str:
+    if shared is not None and (known := shared.get((id(part), depth))):
+        return known[1]
+    text = _text(_rows(part), depth, shared)
+    if shared is not None:
+        shared[id(part), depth] = (part, text)  # with the part: an identity is reused once its owner is gone
+    return text
+
+
+def _block(first: str, rows: list[str], last: str, depth: int) -> str:
+    if not rows:
+        return first + last
+    pad, end = "\n" + "  " * (depth + 1), "\n" + "  " * depth
+    return f"{first}{pad}{f',{pad}'.join(rows)}{end}{last}"

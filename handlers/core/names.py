@@ -16,6 +16,7 @@ _WORD = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _RULE = "1 to 63 of a-z 0-9 . _ -, beginning and ending with a letter or digit"
 MAX_PATH_BYTES = 1024  # what S3 takes as a key
 MAX_PART_BYTES = 255  # what file systems take as a name
+VIEW_FILES = frozenset({"state", "readiness.json"})
 _UNFIT = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -24,6 +25,13 @@ def check_word(text: str, what: str) -> str:
     if not _WORD.fullmatch(text) or ".." in text:
         raise Usage(f"{what} {text!r} is not a legal name: use {_RULE}, without '..'")
     return text
+
+
+def check_alias(text: str) -> str:
+    """Return `text` if an alias may be called so, else raise `Usage`: a view has files of its own."""
+    if text in VIEW_FILES:
+        raise Usage(f"alias {text!r} is taken: every view has a file of this name")
+    return check_word(text, "alias")
 
 
 def segment(text: str) -> str:

@@ -26,7 +26,7 @@ class Version(str):
         bare = text.strip()
         if _SHAPE.fullmatch(bare):
             try:
-                datetime.strptime(bare, _FORMAT)
+                datetime.strptime(bare, _FORMAT).replace(tzinfo=UTC)
             except ValueError:
                 pass  # falls through to the one error below
             else:
