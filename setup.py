@@ -52,6 +52,7 @@ setup(
         "handlers",
         "handlers.adapters",
         "handlers.core",
+        "handlers.core.model",
         "hydra_cli",
         "hydra_cli.dev",
         "hydra_cli.dev.demo",

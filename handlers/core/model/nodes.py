@@ -1,0 +1,188 @@
+"""Documents of nodes: what they are, what plan wants of them, what sync measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from handlers.core.model.base import Doc, Part
+from handlers.core.names import Channel, InstanceKey, Service
+from handlers.core.version import ReleaseId, Version
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeInfo(Part):
+    """A directory for data: `cls` is DISK, RAM or a class by name; sizes in bytes, 0 = no own budget."""
+
+    cls: str
+    budget_bytes: int = 0
+    reserve_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeInfo(Doc):
+    """`nodes/<node>/info`; `node` is the name as it really is."""
+
+    node: str
+    volumes: Mapping[str, VolumeInfo] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def title(self) -> str:
+        return f"Node {self.node} with volumes {', '.join(sorted(self.volumes))}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance(Part):
+    """One replica of a service on one node.
+
+    `health` is `consul` (the checks of the Consul service `consul_name` with id `id`), an HTTP URL that
+    answers 2xx while in service, or `none` (in service as soon as it is `ready`). `incarnation` changes when
+    the replica is another one under the same id (Consul CreateIndex, pod UID).
+    """
+
+    service: Service
+    id: str
+    incarnation: str
+    address: str = ""
+    port: int = 0
+    health: str = "consul"
+    consul_name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instances(Doc):
+    """`nodes/<node>/instances` (written by discover) and `nodes/<node>/registrations` (by operators)."""
+
+    instances: Mapping[InstanceKey, Instance] = field(default_factory=dict)
+
+    def title(self) -> str:
+        return f"{len(self.instances)} instances"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cordon(Doc):
+    """`nodes/<node>/cordon`."""
+
+    who: str = ""
+    when: str = ""
+    why: str = ""
+
+    def title(self) -> str:
+        return f"Cordoned by {self.who or 'somebody'}: no new data and no reloads here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold(Part):
+    """A release that a node holds: SHA-256 of its header in KV, its sequence, and why it is held."""
+
+    digest: str
+    sequence: int
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliasPlan(Part):
+    """What a service runs under one alias.
+
+    `target` is where instances move; `start` what a new instance begins with; None = nothing yet.
+    `held` says why moves to the target stop (halted, rejected, no such release); empty = they go on.
+    """
+
+    channel: Channel
+    target: Version | None = None
+    start: Version | None = None
+    held: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServicePlan(Part):
+    """All that a node must know to move its instances of one service.
+
+    `nodes` are the real names of all nodes with instances of the service; `instances` counts them all.
+    `retry` are verdict ids that an operator has overruled.
+    """
+
+    aliases: Mapping[str, AliasPlan]
+    reload: str = "none"
+    confirm: str = "health"
+    drain: str = "check"
+    drain_s: float = 5.0
+    deadline_s: float = 300.0
+    max_unavailable: int = 1
+    ram: str = "via-disk"
+    paused: bool = False
+    retry: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desired(Doc):
+    """`desired/<node>`: what plan wants of one node. `ram`: version in RAM by `<channel>/<dataset>`."""
+
+    node: str
+    generation: int
+    releases: Mapping[ReleaseId, Hold] = field(default_factory=dict)
+    ram: Mapping[str, Version] = field(default_factory=dict)
+    services: Mapping[Service, ServicePlan] = field(default_factory=dict)
+    cordoned: bool = False
+
+    def title(self) -> str:
+        return f"Node {self.node} should hold {len(self.releases)} releases for {len(self.services)} services"
+
+
+class State(StrEnum):
+    """Where a release is on a node."""
+
+    WAITING = "WAITING"
+    DOWNLOADING = "DOWNLOADING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseStatus(Part):
+    """One release on one node; `next_try` is a time for people; `integrity` by dataset."""
+
+    state: State
+    reason: str = ""
+    bytes: int = 0
+    next_try: str = ""
+    integrity: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actual(Doc):
+    """`actual/<node>`: the generation that sync took over and how far each release is."""
+
+    node: str
+    generation: int
+    releases: Mapping[ReleaseId, ReleaseStatus] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+
+    def title(self) -> str:
+        done = sum(r.state is State.SUCCESS for r in self.releases.values())
+        return f"Node {self.node} holds {done} of {len(self.releases)} releases"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download(Part):
+    """Progress of one release: bytes done and in all, bytes per second."""
+
+    done: int
+    total: int
+    speed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Doc):
+    """`progress/<node>`: for people only; free bytes by volume."""
+
+    node: str
+    downloads: Mapping[ReleaseId, Download] = field(default_factory=dict)
+    free: Mapping[str, int] = field(default_factory=dict)
+    when: str = ""
+
+    def title(self) -> str:
+        return f"Node {self.node} is downloading {len(self.downloads)} releases"

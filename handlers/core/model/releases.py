@@ -1,0 +1,171 @@
+"""Documents of channels and releases, and what the cluster says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from handlers.core.model.base import FORMAT, Doc, Note, Part
+from handlers.core.names import Channel
+from handlers.core.version import Version
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta(Doc):
+    """`meta`: which environments live here; nodes and plan hold while it is missing."""
+
+    environments: tuple[str, ...]
+    generation_floor: int = 0
+
+    def title(self) -> str:
+        return f"Hydra's KV, format {FORMAT}, serving {', '.join(self.environments) or 'no environment yet'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelSettings(Doc):
+    """`channels/<c>/settings`; a `tombstone` says that the channel is deleted."""
+
+    keep_releases: int = 10
+    keep_age_s: int | None = None
+    keep_on_nodes: int = 2
+    least_integrity: str = "size"
+    tombstone: Note | None = None
+
+    def title(self) -> str:
+        if self.tombstone:
+            return f"This channel is deleted ({self.tombstone.why or 'no reason given'})"
+        return f"Keeps {self.keep_releases} releases, {self.keep_on_nodes} of them on nodes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin(Doc):
+    """`…/pin`: written by hand as the bare version, or as this document."""
+
+    version: Version
+    who: str = ""
+    why: str = ""
+    until: str = ""
+
+    def title(self) -> str:
+        return f"Pinned to {self.version}" + (f": {self.why}" if self.why else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected(Doc):
+    """`channels/<c>/rejected/<version>`."""
+
+    who: str = ""
+    when: str = ""
+    why: str = ""
+
+    def title(self) -> str:
+        return f"Rejected by {self.who or 'somebody'}: {self.why or 'no reason given'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Part):
+    """One dataset of a release; `source` has the version filled in and ends in `/` for a prefix.
+
+    `as_name` is the file name of a single object on nodes; `integrity` the level that S3 offered.
+    """
+
+    source: str
+    placement: str
+    files: int
+    bytes: int
+    version: Version
+    integrity: str = "size"
+    as_name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestRef(Part):
+    """Where the list of files is: in `manifests/…`, or in `object`; `digest` is that of its bytes."""
+
+    digest: str
+    bytes: int
+    object: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release(Doc):
+    """`releases/<c>/<version>`: create-only header of one immutable set of datasets."""
+
+    channel: Channel
+    version: Version
+    sequence: int
+    datasets: Mapping[str, Dataset]
+    manifest: ManifestRef
+    labels: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    who: str = ""
+    when: str = ""
+
+    def title(self) -> str:
+        size = sum(d.bytes for d in self.datasets.values())
+        return f"Release {self.sequence} of {self.channel}: {len(self.datasets)} datasets, {size} bytes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class File(Part):
+    """One file of a dataset: path below the dataset, bytes, and the ETag (with its quotes stripped)."""
+
+    path: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Doc):
+    """`manifests/<c>/<version>` or the object beside the data: the files of each dataset."""
+
+    files: Mapping[str, tuple[File, ...]]
+
+    def title(self) -> str:
+        return f"The {sum(len(f) for f in self.files.values())} files of this release"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestElsewhere(Doc):
+    """`manifests/<c>/<version>` when the list is too large for KV: the object that holds it."""
+
+    object: str
+    digest: str
+    bytes: int
+
+    def title(self) -> str:
+        return f"The list of files is in {self.object}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm(Part):
+    """Something wrong that a person should look at; `object` like `channel/prod/search/places`."""
+
+    object: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarms(Doc):
+    """`alarms`, written by plan."""
+
+    alarms: tuple[Alarm, ...] = ()
+
+    def title(self) -> str:
+        return f"{len(self.alarms)} alarms" if self.alarms else "No alarm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Doc):
+    """`audit/<object>/<time>-<id>`: who changed what; `before` and `after` are short texts."""
+
+    object: str
+    action: str
+    who: str
+    when: str
+    before: str = ""
+    after: str = ""
+    why: str = ""
+
+    def title(self) -> str:
+        return f"{self.who} {self.action} {self.object}" + (f": {self.why}" if self.why else "")

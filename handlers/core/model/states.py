@@ -1,0 +1,70 @@
+"""Documents of instances: what reload says of each, rendered into the readiness files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from handlers.core.model.base import Doc, Part
+from handlers.core.names import InstanceKey, Service
+from handlers.core.version import Version
+
+
+class Ready(StrEnum):
+    """The word in a view's `state` file."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class Step(StrEnum):
+    """How far a move of an instance is; `IDLE` between moves. See `handlers.core.rollout`."""
+
+    IDLE = "idle"
+    FILL = "fill"
+    ADMIT = "admit"
+    DRAIN = "drain"
+    FLIP = "flip"
+    RELOAD = "reload"
+    CONFIRM = "confirm"
+    RETURN = "return"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceState(Part):
+    """What reload says of one instance.
+
+    `releases` are what it has confirmed, by alias; `moving` what it is on its way to (empty when idle).
+    `served` = it was in service at least once in this incarnation. `media` names, by `<alias>/<dataset>`,
+    from which medium a dataset was loaded where that is RAM. `reason` is a sentence for people.
+    `back` = this move returns to the old release after a failure.
+    """
+
+    service: Service
+    id: str
+    incarnation: str
+    state: Ready
+    step: Step = Step.IDLE
+    reason: str = ""
+    releases: Mapping[str, Version] = field(default_factory=dict)
+    moving: Mapping[str, Version] = field(default_factory=dict)
+    target: Mapping[str, Version] = field(default_factory=dict)
+    media: Mapping[str, str] = field(default_factory=dict)
+    served: bool = False
+    back: bool = False
+    since: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class States(Doc):
+    """`states/<node>`: consul-template renders readiness files from it. `sequence` rises at each write."""
+
+    node: str
+    sequence: int = 0
+    instances: Mapping[InstanceKey, InstanceState] = field(default_factory=dict)
+
+    def title(self) -> str:
+        ready = sum(i.state is Ready.READY for i in self.instances.values())
+        return f"{ready} of {len(self.instances)} instances on {self.node} are ready"
