@@ -225,11 +225,3 @@ class Objects(Protocol):
 
     def put(self, source: Source, body: bytes) -> None:
         """Write a small object; `Conflict` when it exists with other content, nothing when it is the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """Room on one volume: bytes and inodes that may still be taken above its reserve."""
-
-    bytes: int
-    files: int
