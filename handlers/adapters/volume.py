@@ -1,0 +1,256 @@
+"""A node's volumes: where data is staged, completed, published, and taken away again.
+
+    volumes/<volume>/staging/<c>/<version>/<dataset>/…            finished files of a dataset being fetched
+    volumes/<volume>/staging/<c>/<version>/.parts/<dataset>/…     files being fetched
+    volumes/<volume>/staging/.trash/<random>                      renamed away, being deleted
+    volumes/<volume>/data/<c>/<version>/<dataset>/…               complete and read-only
+    releases/<c>/<version>/<dataset> -> ../../../../../volumes/…  all datasets complete; one rename
+
+Everything public appears and goes by one rename on its own file system, so a crash leaves staging and trash
+only, which `sweep` deletes. Used by the `sync` handler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+
+from handlers.adapters.folder import Folder, disk_errors, each
+from handlers.core.errors import Usage
+from handlers.core.holdings import Inventory, Piece, Space
+from handlers.core.model import RAM, VolumeInfo
+from handlers.core.names import Channel, check_word
+from handlers.core.version import ReleaseId, Version
+
+TRASH = ".trash"
+PARTS = ".parts"
+RELEASE_DEPTH = 4  # env, namespace, name, version
+DATA_FILE, DATA_FOLDER = 0o444, 0o555
+
+
+class Volumes:
+    """The folders for data below one root. Volumes are folders or mounts, never links."""
+
+    def __init__(self, root: Path, volumes: Mapping[str, VolumeInfo]) -> None:
+        for name in volumes:
+            check_word(name, "volume")
+        self.root = root
+        self.volumes = volumes
+        # downloads run side by side: one must not prune the empty folders in which the other begins
+        self._tree = threading.RLock()
+
+    def prepare(self) -> None:
+        """Make the folders, delete what a crash left in the trash. Call it first, in the handler's turn."""
+        with disk_errors(f"{self.root}"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            for name in self.volumes:
+                self._open(name, "data", make=True).close()
+                with self._open(name, "staging", TRASH, make=True) as trash:
+                    _empty(trash)
+            with self._below("releases", TRASH, make=True) as trash:
+                _empty(trash)
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """The class of each volume."""
+        return {name: info.cls for name, info in self.volumes.items()}
+
+    def space(self, name: str) -> Space:
+        """What may still be taken on a volume above its reserve and within its budget."""
+        info = self.volumes[name]
+        with disk_errors(f"volume {name}"), self._open(name) as folder:
+            stat = os.fstatvfs(folder.fd)
+            free = stat.f_bavail * stat.f_frsize - info.reserve_bytes
+            if info.budget_bytes:
+                free = min(free, info.budget_bytes - _used(folder))
+        return Space(free, stat.f_favail if stat.f_files else 2**62)  # some file systems do not count inodes
+
+    def block_bytes(self) -> int:
+        """The largest unit in which a volume here hands out room."""
+        sizes = [4096]
+        for name in self._lasting():
+            with disk_errors(f"volume {name}"), self._open(name) as folder:
+                sizes.append(os.fstatvfs(folder.fd).f_frsize)
+        return max(sizes)
+
+    def inventory(self) -> Inventory:
+        """What is complete, started and published. RAM volumes are a cache and do not count."""
+        complete: dict[Piece, str] = {}
+        staged: dict[Piece, str] = {}
+        with disk_errors(f"{self.root}"):
+            for name in self._lasting():
+                complete.update(dict.fromkeys(self._pieces(name, "data"), name))
+                staged.update(dict.fromkeys(self._pieces(name, "staging"), name))
+            with self._below("releases", make=True) as top:
+                released = frozenset(filter(None, map(release_at, each(top, RELEASE_DEPTH))))
+        return Inventory(complete, staged, released)
+
+    def stage(self, volume: str, piece: Piece) -> tuple[Folder, Folder]:
+        """The folders for finished files and for parts of a dataset; what an earlier try left is in them."""
+        with self._tree, disk_errors(f"staging of {piece.release} {piece.dataset}"):
+            where = _parts(piece.release)
+            done = self._open(volume, "staging", *where, piece.dataset, make=True)
+            try:
+                return done, self._open(volume, "staging", *where, PARTS, piece.dataset, make=True)
+            except BaseException:
+                done.close()
+                raise
+
+    def staged_sizes(self, volume: str, piece: Piece) -> Callable[[str], int | None]:
+        """A function from a path to the size of its finished staged file, None when there is none."""
+
+        def size(path: str) -> int | None:
+            above, _, name = path.rpartition("/")
+            parts = above.split("/") if above else []
+            with disk_errors(f"staging of {piece.release} {piece.dataset}"):
+                folder = self._find(volume, "staging", *_parts(piece.release), piece.dataset, *parts)
+                if folder is None:
+                    return None
+                with folder:
+                    info = folder.stat(name)
+            return info.st_size if info else None
+
+        return size
+
+    def complete(self, volume: str, piece: Piece) -> None:
+        """Make a wholly staged dataset public: folders durable and read-only, one rename, parents durable.
+
+        Its files are durable and read-only already; `download` sees to that.
+        """
+        where, what = _parts(piece.release), f"data of {piece.release} {piece.dataset}"
+        with self._tree, disk_errors(what), contextlib.ExitStack() as stack:
+            staging = stack.enter_context(self._open(volume, "staging", *where))
+            data = stack.enter_context(self._open(volume, "data", *where, make=True))
+            dataset = stack.enter_context(staging.open([piece.dataset]))
+            _seal(dataset)
+            staging.move(piece.dataset, data, piece.dataset)
+            os.fchmod(dataset.fd, DATA_FOLDER)  # only now: a read-only folder cannot change its parent
+            with staging.open([PARTS], make=True) as parts:
+                parts.remove(piece.dataset)
+            staging.prune([PARTS])
+            with self._open(volume, "staging") as top:
+                top.prune(where)
+
+    def publish(self, release: ReleaseId, volumes: Mapping[str, str]) -> None:
+        """Give a release its public name, all links to its datasets at once."""
+        fresh, where = secrets.token_hex(8), _parts(release)
+        with disk_errors(f"releases of {release}"), contextlib.ExitStack() as stack:
+            trash = stack.enter_context(self._below("releases", TRASH, make=True))
+            above = stack.enter_context(self._below("releases", *where[:-1], make=True))
+            if above.stat(where[-1]) is not None:
+                return
+            with trash.open([fresh], make=True) as folder:
+                for dataset, volume in volumes.items():
+                    target = "/".join([*[".."] * 5, "volumes", volume, "data", *where, dataset])
+                    os.symlink(target, dataset, dir_fd=folder.fd)
+                folder.sync()
+            trash.move(fresh, above, where[-1])
+
+    def withdraw(self, release: ReleaseId) -> None:
+        """Take a release's public name back; its data stays."""
+        where = _parts(release)
+        with disk_errors(f"releases of {release}"):
+            above = self._find_below("releases", *where[:-1])
+            if above is not None:
+                with above, self._below("releases", TRASH, make=True) as trash:
+                    above.discard(where[-1], trash)
+            with self._below("releases") as top:
+                top.prune(where[:-1])
+
+    def delete(self, release: ReleaseId) -> None:
+        """Remove a release: its public name first, then its data and whatever is staged, on all volumes."""
+        self.withdraw(release)
+        for name in self.volumes:
+            self._discard(name, "data", _parts(release))
+            self._discard(name, "staging", _parts(release))
+
+    def sweep(self, wanted: Collection[ReleaseId], known: Collection[ReleaseId]) -> None:
+        """Delete what nobody can use: staging beyond `wanted`, RAM copies of releases beyond `known`.
+
+        `known` are the releases that are wanted, on disk, or pointed at by a view.
+        """
+        for name, info in self.volumes.items():
+            self._sweep(name, "staging", wanted if info.cls != RAM else known)
+            if info.cls == RAM:
+                self._sweep(name, "data", known)
+
+    def _sweep(self, volume: str, area: str, keep: Collection[ReleaseId]) -> None:
+        with disk_errors(f"volume {volume}"), self._open(volume, area, make=True) as top:
+            found = list(each(top, RELEASE_DEPTH))
+        for parts in found:
+            if (release := release_at(parts)) is not None and release not in keep:
+                self._discard(volume, area, list(parts))
+
+    def _discard(self, volume: str, area: str, where: list[str]) -> None:
+        with self._tree, disk_errors(f"volume {volume}, {area}/{'/'.join(where)}"):
+            above = self._find(volume, area, *where[:-1])
+            if above is None:
+                return
+            with above, self._open(volume, "staging", TRASH, make=True) as trash:
+                above.discard(where[-1], trash)
+            with self._open(volume, area) as top:
+                top.prune(where[:-1])
+
+    def _lasting(self) -> list[str]:
+        return [name for name, info in self.volumes.items() if info.cls != RAM]
+
+    def _pieces(self, volume: str, area: str) -> Iterator[Piece]:
+        with self._open(volume, area, make=True) as top:
+            for *where, dataset in each(top, RELEASE_DEPTH + 1):
+                if (release := release_at(where)) is not None:
+                    yield Piece(release, dataset)
+
+    def _below(self, *parts: str, make: bool = False) -> Folder:
+        with Folder.of(self.root.resolve()) as root:
+            return root.open(parts, make=make)
+
+    def _find_below(self, *parts: str) -> Folder | None:
+        with Folder.of(self.root.resolve()) as root:
+            return root.find(parts)
+
+    def _open(self, volume: str, *parts: str, make: bool = False) -> Folder:
+        return self._below("volumes", volume, *parts, make=make)
+
+    def _find(self, volume: str, *parts: str) -> Folder | None:
+        return self._find_below("volumes", volume, *parts)
+
+
+def release_at(parts: Collection[str]) -> ReleaseId | None:
+    """The release whose folder has these parts; None for names that are no release (somebody else's)."""
+    *channel, version = parts
+    try:
+        return ReleaseId.of(Channel.parse("/".join(channel)), Version.parse(version))
+    except Usage:
+        return None
+
+
+def _parts(release: ReleaseId) -> list[str]:
+    return [*release.channel.split("/"), release.version]
+
+
+def _empty(folder: Folder) -> None:
+    for name in folder.names():
+        folder.remove(name)
+
+
+def _seal(folder: Folder) -> None:
+    """Make all folders of a dataset read-only and durable, innermost first; itself stays movable."""
+    for name in folder.folders():
+        with folder.open([name]) as inner:
+            _seal(inner)
+            os.fchmod(inner.fd, DATA_FOLDER)
+    folder.sync()
+
+
+def _used(folder: Folder) -> int:
+    """Bytes that a tree takes on disk."""
+    total = 0
+    for *_, files, fd in os.fwalk(dir_fd=folder.fd, follow_symlinks=False):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):  # a download renames its files meanwhile
+                total += os.stat(name, dir_fd=fd, follow_symlinks=False).st_blocks * 512
+    return total

@@ -1,0 +1,104 @@
+"""What a node holds and what it should hold: the facts that `diff` decides by, and their words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from handlers.core.model import Hold, Release
+from handlers.core.names import Channel
+from handlers.core.version import ReleaseId
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Room on one volume: bytes and inodes that are needed, or may still be taken above the reserve."""
+
+    bytes: int
+    files: int
+
+    def __add__(self, other: Space) -> Space:
+        return Space(self.bytes + other.bytes, self.files + other.files)
+
+    def __sub__(self, other: Space) -> Space:
+        return Space(self.bytes - other.bytes, self.files - other.files)
+
+    def fits(self, room: Space) -> bool:
+        """Whether this much can be taken from `room`."""
+        return self.bytes <= room.bytes and self.files <= room.files
+
+
+NOTHING = Space(0, 0)
+
+
+class Piece(NamedTuple):
+    """One dataset of one release."""
+
+    release: ReleaseId
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What is on the volumes: complete and started datasets with their volume, published releases."""
+
+    complete: Mapping[Piece, str] = field(default_factory=dict)
+    staged: Mapping[Piece, str] = field(default_factory=dict)
+    released: frozenset[ReleaseId] = frozenset()
+
+    @property
+    def held(self) -> frozenset[ReleaseId]:
+        """Every release of which anything complete is here."""
+        return self.released | {piece.release for piece in self.complete}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a release could not be taken over; it is tried again at `next_try` (`when` is that for people)."""
+
+    reason: str
+    next_try: float
+    when: str = ""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The node's limits that deletion goes by; see `settings.Limits`."""
+
+    unused_grace_s: float
+    idle_grace_s: float
+    brake_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that the decision depends on.
+
+    `bodies` are the verified headers, also of releases that are no longer desired, as far as known. `needs`:
+    room that incomplete pieces still take. `running`: releases being downloaded, with the volume of each
+    dataset. `used`: why a release must stay, by release. `undesired_since`: when this node first saw that a
+    held release is no longer desired. `local`: channels that services with instances on this node read.
+    `hold`: why nothing may be deleted.
+    """
+
+    desired: Mapping[ReleaseId, Hold]
+    bodies: Mapping[ReleaseId, Release]
+    inventory: Inventory
+    needs: Mapping[Piece, Space]
+    space: Mapping[str, Space]
+    classes: Mapping[str, str]
+    policy: Policy
+    now: float
+    cordoned: bool = False
+    hold: str = ""
+    failures: Mapping[ReleaseId, Failure] = field(default_factory=dict)
+    running: Mapping[ReleaseId, Mapping[str, str]] = field(default_factory=dict)
+    used: Mapping[ReleaseId, str] = field(default_factory=dict)
+    undesired_since: Mapping[ReleaseId, float] = field(default_factory=dict)
+    local: frozenset[Channel] = frozenset()
+
+
+def missing(release: ReleaseId, header: Release, inventory: Inventory) -> list[str]:
+    """The datasets of a release that are not complete on this node."""
+    return [name for name in sorted(header.datasets) if Piece(release, name) not in inventory.complete]
