@@ -97,13 +97,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _limits(table: Mapping[str, Any], path: Path) -> Limits:
-    kinds = {f.name: type(f.default) for f in fields(Limits)}
+    kinds: dict[str, type[int] | type[float]] = {
+        f.name: int if isinstance(f.default, int) else float for f in fields(Limits)
+    }
     for name, value in table.items():
         if name not in kinds:
             raise Malformed(f"{path}: limits: unknown {name}; known are {', '.join(sorted(kinds))}")
         if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
             raise Malformed(f"{path}: limits.{name}: must be a number, 0 or more")
-    return Limits(**{name: kinds[name](value) for name, value in table.items()})
+    return Limits(**{name: kinds[name](value) for name, value in table.items()})  # type: ignore[arg-type]
 
 
 def _volumes(table: Mapping[str, Any], path: Path) -> dict[str, VolumeInfo]:

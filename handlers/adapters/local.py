@@ -16,11 +16,11 @@ from handlers.core.errors import HydraError, Temporary
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace `path` by `data` in one rename, durably; makes missing folders. Raises `Temporary` on disk errors."""
+    """Replace `path` by `data` in one rename, durably, making folders. Raises `Temporary` on disk errors."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -84,7 +84,7 @@ def turn(root: Path, handler: str) -> Iterator[bool]:
     """
     folder = root / "state" / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{handler}.queue", "w") as queue, open(folder / f"{handler}.run", "w") as run:
+    with (folder / f"{handler}.queue").open("w") as queue, (folder / f"{handler}.run").open("w") as run:
         try:
             fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
