@@ -1,0 +1,70 @@
+"""Which instances of a service may be out of service at the same time.
+
+Asked by `handlers.reload` before it takes an instance out; the answer is then written in one transaction that
+fails when anybody changed `slots/<s>` in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from handlers.core.model import SlotEntry
+from handlers.core.reasons import Reason
+
+
+@dataclass(frozen=True)
+class Member:
+    """One instance of a service, anywhere. `in_service` None = nobody can tell now."""
+
+    node: str
+    in_service: bool | None
+    served: bool
+
+
+@dataclass(frozen=True)
+class Admit:
+    """The budget allows it to go out."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """It is out of service anyway: no permission needed, but it is entered all the same."""
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """Not now."""
+
+    reason: str
+
+
+def admission(
+    me: str,
+    out: Mapping[str, SlotEntry],
+    members: Mapping[str, Member],
+    dead: Collection[str],
+    budget: int,
+) -> Admit | Repair | Blocked:
+    """Whether the instance `me` may go out of service, by slot ids (`<node>.<id>`) of its service.
+
+    Counted are entries of `out`, and members that are not in service although they have served; both only on
+    nodes that are not `dead`. A member that cannot be seen counts as not in service.
+    """
+    own = members.get(me)
+    if own is None or own.in_service is None:
+        return Blocked(Reason.UNSEEN.say(who=me))
+    if not own.in_service:
+        return Repair()
+    away = {slot for slot, entry in out.items() if slot != me and entry.node not in dead}
+    others = {
+        s: m for s, m in members.items() if s != me and s not in away and m.node not in dead and m.served
+    }
+    sick = {slot for slot, member in others.items() if not member.in_service}
+    if len(away) + len(sick) + 1 <= budget:
+        return Admit()
+    unseen = {slot for slot in sick if others[slot].in_service is None}
+    if len(away) + len(sick - unseen) + 1 <= budget:
+        return Blocked(Reason.UNSEEN.say(who=", ".join(sorted(unseen))))
+    who = ", ".join(sorted(away | sick)[:5])
+    return Blocked(Reason.BUDGET.say(out=len(away), sick=len(sick), budget=budget, who=who or "nobody"))

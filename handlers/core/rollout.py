@@ -1,0 +1,283 @@
+"""What an instance needs next: where it should go, and the steps on the way.
+
+One move of an instance is a walk over the steps of `model.Step`:
+
+    idle -> drain -> flip -> reload -> confirm -> return -> idle
+              ^        ^                              |
+              |        +-- failed: back to the old release, the new one gets a verdict
+              +----------- superseded while `ready`: out again, to the newest target
+
+`advance` says what to do now and which state to write once it is done. Every step may be repeated: a run that
+dies anywhere is followed by one that reads the state and goes on. `handlers.reload` observes and acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from handlers.core.model import AliasPlan, InstanceState, Ready, ServicePlan, Step, Verdicts
+from handlers.core.names import Channel
+from handlers.core.reasons import Reason
+from handlers.core.version import ReleaseId, Version
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an instance should run now; `media` are the `<alias>/<dataset>` of it that are in RAM."""
+
+    releases: Mapping[str, Version]
+    reason: str = ""
+    media: Mapping[str, str] = field(default_factory=dict)
+
+
+Usable = Callable[[Channel, Version], str]
+"""Why a release cannot be used on this node now; empty when it can."""
+
+
+def goal(state: InstanceState, plan: ServicePlan, verdicts: Verdicts, usable: Usable) -> Goal:
+    """Each alias at its target where it may and can be, else where the instance is."""
+    releases: dict[str, Version] = {}
+    reasons = []
+    for alias, wanted in sorted(plan.aliases.items()):
+        version, reason = _alias_goal(state.releases.get(alias), wanted, plan, verdicts, usable)
+        reasons.append(reason)
+        if version is not None:  # a new alias comes with its first release, never as a dangling link
+            releases[alias] = version
+    return Goal(releases or dict(state.releases), "; ".join(filter(None, reasons)))
+
+
+def _alias_goal(
+    current: Version | None, wanted: AliasPlan, plan: ServicePlan, verdicts: Verdicts, usable: Usable
+) -> tuple[Version | None, str]:
+    target = wanted.target if current else wanted.start
+    if target is None:
+        return current, "" if current else Reason.NO_RELEASE.say(channel=wanted.channel)
+    if target == current:
+        return current, ""
+    if current:
+        if wanted.held:
+            return current, Reason.HELD.say(held=wanted.held)
+        release = ReleaseId.of(wanted.channel, target)
+        verdict = verdicts.releases.get(release)
+        if verdict and verdict.id not in plan.retry:
+            return current, Reason.HALTED.say(release=release, verdict=verdict.verdict, why=verdict.reason)
+    reason = usable(wanted.channel, target)
+    return (current, reason) if reason else (target, "")
+
+
+def start(plan: ServicePlan, usable: Usable) -> Goal:
+    """What a new instance begins with: all aliases at once; empty with the reason while one is not here."""
+    releases: dict[str, Version] = {}
+    for alias, wanted in sorted(plan.aliases.items()):
+        if wanted.start is None:
+            return Goal({}, Reason.NO_RELEASE.say(channel=wanted.channel))
+        if reason := usable(wanted.channel, wanted.start):
+            return Goal({}, reason)
+        releases[alias] = wanted.start
+    return Goal(releases, "" if releases else Reason.NO_PLAN.say())
+
+
+def settled(state: InstanceState, aim: Goal) -> bool:
+    """Whether the instance runs what it should, loaded from where it should be."""
+    return aim.releases == state.releases and not aim.media.keys() - state.media.keys()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is seen of an instance at one moment.
+
+    `shown` is the word in its state file, `view` where its view points. `quiet_s`: for how long it has been
+    seen out of service; `phase_s`: for how long this phase has lasted while it could be observed.
+    `called`: None = the reload was not called, or has not ended; "" = done; else how it failed.
+    `confirmed`: None = cannot be seen; "" = yes; else what is seen instead.
+    """
+
+    in_service: bool | None = None
+    shown: str = ""
+    view: Mapping[str, Version] = field(default_factory=dict)
+    quiet_s: float = 0.0
+    phase_s: float = 0.0
+    called: str | None = None
+    confirmed: str | None = None
+
+
+class Do(Enum):
+    """What to do before the state is written."""
+
+    NOTHING = "nothing"
+    CREATE = "create the view"
+    ASK = "ask for a slot"
+    FLIP = "flip the view"
+    CALL = "call the reload"
+    FINISH = "leave the slot"
+    HALT = "write a verdict"
+
+
+@dataclass(frozen=True)
+class Next:
+    """Do `do`, then write `state` (nothing to write when it is the state that was given)."""
+
+    do: Do
+    state: InstanceState
+    error: str = ""
+
+
+def advance(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan, frozen: bool = False) -> Next:
+    """The next step of one instance. `aim` comes from `goal`, for an instance without a view from `start`."""
+    if state.state is Ready.WAITING:
+        return _begin(state, aim)
+    match state.step:
+        case Step.FILL:
+            return _first_call(state, facts)
+        case Step.DRAIN:
+            return _drain(state, aim, facts, plan)
+        case Step.FLIP:
+            return _flip(state, aim)
+        case Step.RELOAD:
+            return _reload(state, aim, facts, plan)
+        case Step.CONFIRM:
+            return _confirm(state, aim, facts, plan)
+        case Step.RETURN:
+            return _return(state, aim, facts, plan)
+        case _:
+            return _rest(state, aim, facts, plan, frozen)
+
+
+def _begin(state: InstanceState, aim: Goal) -> Next:
+    if not aim.releases:
+        return Next(Do.NOTHING, replace(state, reason=aim.reason))
+    ready = replace(state, state=Ready.READY, step=Step.FILL, reason=Reason.FIRST.say())
+    return Next(Do.CREATE, replace(ready, releases=aim.releases, media=aim.media))
+
+
+def _first_call(state: InstanceState, facts: Facts) -> Next:
+    """A process that came before its view hears of it; one that came after has loaded it already."""
+    if facts.called is None:
+        return Next(Do.CALL, state)
+    reason = Reason.FIRST_FAILED.say(error=facts.called) if facts.called else ""
+    return Next(Do.NOTHING, replace(state, step=Step.IDLE, reason=reason))
+
+
+def _rest(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan, frozen: bool) -> Next:
+    served = state.served or bool(facts.in_service)
+    kept = {name: medium for name, medium in state.media.items() if name in aim.media}
+    calm = replace(state, step=Step.IDLE, served=served, media=kept)
+    if settled(calm, aim):
+        failed = state.reason.startswith(Reason.FIRST_FAILED.split("{", maxsplit=1)[0]) and not served
+        return Next(Do.NOTHING, replace(calm, reason=state.reason if failed else aim.reason))
+    if frozen:
+        return Next(Do.NOTHING, replace(calm, reason=Reason.FROZEN.say()))
+    if plan.paused:
+        return Next(Do.NOTHING, replace(calm, reason=Reason.PAUSED.say()))
+    return Next(Do.ASK, _out(calm, aim.releases, Step.DRAIN, Reason.DRAINING.say()))
+
+
+def _out(state: InstanceState, moving: Mapping[str, Version], step: Step, reason: str) -> InstanceState:
+    # a move that only changes the medium starts and ends at the same releases, and is no way back
+    back = moving == state.releases and state.step not in (Step.IDLE, Step.ADMIT)
+    return replace(state, state=Ready.DRAINING, step=step, moving=moving, reason=reason, back=back)
+
+
+def _drain(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> Next:
+    if facts.view == aim.releases and settled(state, aim):
+        # nothing was flipped yet, and the order was taken back
+        reason = Reason.RETURNING.say()
+        return Next(
+            Do.NOTHING,
+            replace(state, state=Ready.READY, step=Step.RETURN, moving=state.releases, reason=reason),
+        )
+    if aim.releases != state.moving:
+        return Next(Do.NOTHING, _out(state, aim.releases, Step.DRAIN, Reason.SUPERSEDED.say()))
+    if facts.in_service is None:
+        return Next(Do.NOTHING, replace(state, reason=Reason.CANNOT_SEE.say()))
+    if facts.shown != Ready.DRAINING:
+        return Next(Do.NOTHING, replace(state, reason=Reason.NOT_SHOWN.say(word=Ready.DRAINING)))
+    if facts.in_service and facts.phase_s > plan.deadline_s:
+        return _halt(state, Reason.NOT_DRAINED.say(seconds=facts.phase_s))
+    if facts.in_service or facts.quiet_s < plan.drain_s:
+        return Next(Do.NOTHING, replace(state, reason=Reason.DRAINING.say()))
+    return Next(Do.NOTHING, replace(state, step=Step.FLIP, reason=Reason.RELOADING.say()))
+
+
+def _flip(state: InstanceState, aim: Goal) -> Next:
+    if aim.releases != state.moving:
+        return Next(Do.NOTHING, _out(state, aim.releases, Step.FLIP, Reason.SUPERSEDED.say()))
+    return Next(Do.FLIP, replace(state, step=Step.RELOAD, media=aim.media, reason=Reason.RELOADING.say()))
+
+
+def _reload(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> Next:
+    if facts.called is None:
+        return Next(Do.CALL, state)
+    if aim.releases != state.moving:
+        return Next(Do.NOTHING, _out(state, aim.releases, Step.FLIP, Reason.SUPERSEDED.say()))
+    if not facts.called:
+        seen = Reason.CONFIRMING.say(seen="nothing seen yet")
+        return Next(Do.NOTHING, replace(state, step=Step.CONFIRM, reason=seen))
+    if state.moving == state.releases and facts.phase_s <= plan.deadline_s:
+        return Next(Do.CALL, replace(state, reason=Reason.WENT_BACK.say(error=facts.called)))
+    return _halt(state, facts.called)
+
+
+def _confirm(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> Next:
+    if aim.releases != state.moving:
+        return Next(Do.NOTHING, _out(state, aim.releases, Step.FLIP, Reason.SUPERSEDED.say()))
+    if facts.confirmed is None:
+        return Next(Do.NOTHING, replace(state, reason=Reason.CANNOT_SEE.say()))
+    if not facts.confirmed:
+        return Next(Do.NOTHING, _ready(state, Reason.RETURNING.say()))
+    if facts.phase_s > plan.deadline_s:
+        return _halt(state, Reason.NOT_CONFIRMED.say(seconds=facts.phase_s, seen=facts.confirmed))
+    return Next(Do.NOTHING, replace(state, reason=Reason.CONFIRMING.say(seen=facts.confirmed)))
+
+
+def _ready(state: InstanceState, reason: str) -> InstanceState:
+    return replace(state, state=Ready.READY, step=Step.RETURN, reason=reason)
+
+
+def _return(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> Next:
+    if aim.releases != state.moving:
+        return Next(Do.NOTHING, _out(state, aim.releases, Step.DRAIN, Reason.SUPERSEDED.say()))
+    if facts.in_service is None:
+        return Next(Do.NOTHING, replace(state, reason=Reason.CANNOT_SEE.say()))
+    if facts.shown != Ready.READY:
+        return Next(Do.NOTHING, replace(state, reason=Reason.NOT_SHOWN.say(word=Ready.READY)))
+    if facts.in_service:
+        return Next(Do.FINISH, replace(_done(state, ""), served=True))
+    if facts.phase_s > plan.deadline_s:
+        return _halt(state, Reason.NOT_BACK.say(seconds=facts.phase_s))
+    return Next(Do.NOTHING, replace(state, reason=Reason.RETURNING.say()))
+
+
+def _done(state: InstanceState, reason: str) -> InstanceState:
+    return replace(
+        state,
+        state=Ready.READY,
+        step=Step.IDLE,
+        releases=state.moving,
+        moving={},
+        back=False,
+        reason=reason,
+    )
+
+
+def _halt(state: InstanceState, error: str) -> Next:
+    """The new release failed: back to the old one. The way back failed: let go, and let its health speak."""
+    if state.moving == state.releases:
+        given_up = Reason.GAVE_UP.say(error=error)
+        if state.step is Step.RETURN:
+            return Next(Do.FINISH, _done(state, given_up))
+        return Next(Do.NOTHING, _ready(state, given_up))
+    # an instance that says `ready` may have traffic again, so it drains before its view is flipped
+    step = Step.DRAIN if state.state is Ready.READY or state.step is Step.DRAIN else Step.FLIP
+    return Next(Do.HALT, _out(state, state.releases, step, Reason.WENT_BACK.say(error=error)), error)
+
+
+def blamed(state: InstanceState, plan: ServicePlan) -> tuple[ReleaseId, ...]:
+    """The releases that get the verdict when the move of `state` fails: all that it would have changed."""
+    return tuple(
+        ReleaseId.of(plan.aliases[alias].channel, version)
+        for alias, version in sorted(state.moving.items())
+        if alias in plan.aliases and state.releases.get(alias) != version
+    )

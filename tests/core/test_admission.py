@@ -1,0 +1,80 @@
+"""Who may be out of service at the same time."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.core.admission import Admit, Blocked, Member, Repair, admission
+from handlers.core.model import SlotEntry
+
+WELL = Member("n1", in_service=True, served=True)
+SICK = Member("n2", in_service=False, served=True)
+NEW = Member("n2", in_service=False, served=False)
+UNSEEN = Member("n2", in_service=None, served=True)
+
+
+def entry(node: str = "n2") -> SlotEntry:
+    return SlotEntry(node=node, instance="b", incarnation="1")
+
+
+@pytest.mark.parametrize(
+    ("members", "out", "dead", "budget", "expected"),
+    [
+        ({"a": WELL, "b": WELL}, {}, set(), 1, Admit),
+        ({"a": WELL}, {}, set(), 1, Admit),
+        ({"a": WELL}, {}, set(), 0, Blocked),
+        ({"a": WELL, "b": WELL}, {"b": entry()}, set(), 1, Blocked),
+        ({"a": WELL, "b": WELL}, {"b": entry()}, set(), 2, Admit),
+        ({"a": WELL, "b": WELL}, {"b": entry()}, {"n2"}, 1, Admit),
+        ({"a": WELL, "b": SICK}, {}, set(), 1, Blocked),
+        ({"a": WELL, "b": SICK}, {}, {"n2"}, 1, Admit),
+        ({"a": WELL, "b": SICK}, {"b": entry()}, set(), 2, Admit),
+        ({"a": WELL, "b": NEW}, {}, set(), 1, Admit),
+        ({"a": WELL, "b": UNSEEN}, {}, set(), 1, Blocked),
+        ({"a": WELL, "gone": WELL}, {"gone": entry()}, set(), 1, Blocked),
+        ({"a": WELL}, {"a": entry("n1")}, set(), 1, Admit),
+        ({"a": SICK, "b": SICK}, {"b": entry()}, set(), 1, Repair),
+        ({"a": UNSEEN}, {}, set(), 1, Blocked),
+        ({}, {}, set(), 1, Blocked),
+    ],
+)
+def test_admission(
+    members: dict[str, Member], out: dict[str, SlotEntry], dead: set[str], budget: int, expected: type
+) -> None:
+    assert isinstance(admission("a", out, members, dead, budget), expected)
+
+
+def test_blocked_names_who_and_how_many() -> None:
+    answer = admission("a", {"b": entry()}, {"a": WELL, "b": WELL, "c": SICK}, set(), 1)
+
+    assert answer == Blocked("waits: 1 out for a reload and 1 not in service, of 1 allowed: b, c")
+
+
+member = st.builds(
+    Member,
+    node=st.sampled_from(["n1", "n2", "n3"]),
+    in_service=st.sampled_from([True, False, None]),
+    served=st.booleans(),
+)
+slot = st.sampled_from("abcdef")
+
+
+@given(
+    members=st.dictionaries(slot, member, min_size=1),
+    out=st.dictionaries(slot, st.builds(entry, st.sampled_from(["n1", "n2", "n3"]))),
+    dead=st.sets(st.sampled_from(["n2", "n3"])),
+    budget=st.integers(0, 4),
+)
+def test_admitted_only_within_the_budget(
+    members: dict[str, Member], out: dict[str, SlotEntry], dead: set[str], budget: int
+) -> None:
+    me = min(members)
+
+    answer = admission(me, out, members, dead, budget)
+
+    away = {s for s, e in out.items() if e.node not in dead}
+    sick = {s for s, m in members.items() if m.served and m.in_service is not True and m.node not in dead}
+    if isinstance(answer, Admit):
+        assert members[me].in_service
+        assert len(away | sick | {me}) <= budget
+    assert isinstance(answer, Repair) == (members[me].in_service is False)

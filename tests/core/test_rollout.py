@@ -1,0 +1,247 @@
+"""The steps of one instance: a table of situations, each with what comes next."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from handlers.core.model import AliasPlan, InstanceState, Ready, ServicePlan, Step, Verdict, Verdicts
+from handlers.core.names import Channel, Service
+from handlers.core.reasons import Reason
+from handlers.core.rollout import Do, Facts, Goal, advance, blamed, goal, start
+from handlers.core.version import ReleaseId, Version
+
+C = Channel("prod/search/places")
+D = Channel("prod/search/ranks")
+V1, V2, V3 = (Version(f"2026-01-0{n}T00-00-00") for n in (1, 2, 3))
+OLD, NEW = {"places": V1}, {"places": V2}
+PLAN = ServicePlan(aliases={"places": AliasPlan(channel=C, target=V2, start=V1)}, drain_s=5, deadline_s=60)
+IDLE = InstanceState(
+    service=Service("prod/search/api"), id="a", incarnation="1", state=Ready.READY, releases=OLD, served=True
+)
+OUT = replace(IDLE, state=Ready.DRAINING, step=Step.DRAIN, moving=NEW)
+AT_NEW, AT_OLD = Goal(NEW), Goal(OLD)
+QUIET = Facts(in_service=False, shown="draining", view=OLD, quiet_s=5)
+
+
+def here(*_: object) -> str:
+    return ""
+
+
+def verdicts(version: Version = V2, word: str = "halted") -> Verdicts:
+    found = Verdict(id="v1", verdict=word, reason="it broke", node="n", instance="a")
+    return Verdicts(releases={ReleaseId.of(C, version): found})
+
+
+def aliases(**of_places: Any) -> ServicePlan:
+    return replace(PLAN, aliases={"places": replace(PLAN.aliases["places"], **of_places)})
+
+
+@pytest.mark.parametrize(
+    ("plan", "found", "usable", "expected", "reason"),
+    [
+        (PLAN, Verdicts(), here, NEW, ""),
+        (PLAN, verdicts(), here, OLD, "halted: it broke"),
+        (PLAN, verdicts(word="bad"), here, OLD, "bad: it broke"),
+        (PLAN, verdicts(V3), here, NEW, ""),
+        (replace(PLAN, retry=("v1",)), verdicts(), here, NEW, ""),
+        (PLAN, Verdicts(), lambda c, v: f"no {v}", OLD, f"no {V2}"),
+        (aliases(held="no such release"), Verdicts(), here, OLD, "no such release"),
+        (aliases(target=None), Verdicts(), here, OLD, ""),
+        (aliases(target=V1, held="ignored"), Verdicts(), here, OLD, ""),
+        (replace(PLAN, aliases={}), Verdicts(), here, OLD, ""),
+    ],
+)
+def test_goal(
+    plan: ServicePlan, found: Verdicts, usable: Any, expected: Mapping[str, Version], reason: str
+) -> None:
+    aim = goal(IDLE, plan, found, usable)
+
+    assert aim.releases == expected
+    assert reason in aim.reason
+    assert bool(reason) == bool(aim.reason)
+
+
+def test_a_new_alias_begins_at_its_start_version() -> None:
+    plan = replace(PLAN, aliases={**PLAN.aliases, "ranks": AliasPlan(channel=D, target=V3, start=V2)})
+
+    assert goal(IDLE, plan, Verdicts(), here).releases == {"places": V2, "ranks": V2}
+    assert goal(IDLE, plan, Verdicts(), lambda c, v: "no" if c == D else "").releases == NEW
+
+
+def test_a_dropped_alias_leaves_with_the_next_move() -> None:
+    state = replace(IDLE, releases={**OLD, "gone": V1})
+
+    assert goal(state, aliases(target=V1), Verdicts(), here).releases == OLD
+
+
+def test_a_new_instance_starts_with_all_aliases_or_waits() -> None:
+    both = replace(PLAN, aliases={**PLAN.aliases, "ranks": AliasPlan(channel=D, target=V3, start=V2)})
+
+    assert start(both, here) == Goal({"places": V1, "ranks": V2})
+    assert start(both, lambda c, v: "not here" if c == D else "") == Goal({}, "not here")
+    assert str(C) in start(aliases(start=None), here).reason
+    assert start(replace(PLAN, aliases={}), here) == Goal({}, Reason.NO_PLAN)
+
+
+def changed(**fields: Any) -> InstanceState:
+    return replace(OUT, **fields)
+
+
+READY_AGAIN = changed(state=Ready.READY, step=Step.RETURN)
+
+
+@pytest.mark.parametrize(
+    ("state", "aim", "facts", "do", "step", "word"),
+    [
+        # a new instance
+        (
+            replace(IDLE, state=Ready.WAITING, releases={}),
+            Goal({}, "why"),
+            Facts(),
+            Do.NOTHING,
+            Step.IDLE,
+            "waiting",
+        ),
+        (replace(IDLE, state=Ready.WAITING, releases={}), AT_OLD, Facts(), Do.CREATE, Step.FILL, "ready"),
+        (replace(IDLE, step=Step.FILL), AT_OLD, Facts(), Do.CALL, Step.FILL, "ready"),
+        (replace(IDLE, step=Step.FILL), AT_OLD, Facts(called=""), Do.NOTHING, Step.IDLE, "ready"),
+        (replace(IDLE, step=Step.FILL), AT_OLD, Facts(called="refused"), Do.NOTHING, Step.IDLE, "ready"),
+        # at rest
+        (IDLE, AT_OLD, Facts(in_service=True), Do.NOTHING, Step.IDLE, "ready"),
+        (IDLE, AT_NEW, Facts(in_service=True), Do.ASK, Step.DRAIN, "draining"),
+        (replace(IDLE, step=Step.ADMIT), AT_NEW, Facts(in_service=True), Do.ASK, Step.DRAIN, "draining"),
+        (IDLE, Goal(OLD, media={"places/x": "RAM"}), Facts(in_service=True), Do.ASK, Step.DRAIN, "draining"),
+        # drain
+        (OUT, AT_NEW, QUIET, Do.NOTHING, Step.FLIP, "draining"),
+        (OUT, AT_NEW, replace(QUIET, quiet_s=4.9), Do.NOTHING, Step.DRAIN, "draining"),
+        (OUT, AT_NEW, replace(QUIET, in_service=True), Do.NOTHING, Step.DRAIN, "draining"),
+        (OUT, AT_NEW, replace(QUIET, in_service=None, phase_s=61), Do.NOTHING, Step.DRAIN, "draining"),
+        (OUT, AT_NEW, replace(QUIET, shown="ready", phase_s=61), Do.NOTHING, Step.DRAIN, "draining"),
+        (OUT, AT_NEW, replace(QUIET, in_service=True, phase_s=61), Do.HALT, Step.DRAIN, "draining"),
+        (OUT, AT_OLD, QUIET, Do.NOTHING, Step.RETURN, "ready"),
+        (OUT, Goal({"places": V3}), QUIET, Do.NOTHING, Step.DRAIN, "draining"),
+        # flip
+        (changed(step=Step.FLIP), AT_NEW, QUIET, Do.FLIP, Step.RELOAD, "draining"),
+        (changed(step=Step.FLIP), AT_OLD, QUIET, Do.NOTHING, Step.FLIP, "draining"),
+        # reload
+        (changed(step=Step.RELOAD), AT_NEW, Facts(), Do.CALL, Step.RELOAD, "draining"),
+        (changed(step=Step.RELOAD), AT_OLD, Facts(), Do.CALL, Step.RELOAD, "draining"),
+        (changed(step=Step.RELOAD), AT_NEW, Facts(called=""), Do.NOTHING, Step.CONFIRM, "draining"),
+        (changed(step=Step.RELOAD), AT_OLD, Facts(called=""), Do.NOTHING, Step.FLIP, "draining"),
+        (changed(step=Step.RELOAD), AT_NEW, Facts(called="500"), Do.HALT, Step.FLIP, "draining"),
+        (
+            changed(step=Step.RELOAD, moving=OLD),
+            AT_OLD,
+            Facts(called="500"),
+            Do.CALL,
+            Step.RELOAD,
+            "draining",
+        ),
+        (
+            changed(step=Step.RELOAD, moving=OLD),
+            AT_OLD,
+            Facts(called="5", phase_s=61),
+            Do.NOTHING,
+            Step.RETURN,
+            "ready",
+        ),
+        # confirm
+        (changed(step=Step.CONFIRM), AT_NEW, Facts(confirmed=""), Do.NOTHING, Step.RETURN, "ready"),
+        (changed(step=Step.CONFIRM), AT_NEW, Facts(confirmed="old"), Do.NOTHING, Step.CONFIRM, "draining"),
+        (
+            changed(step=Step.CONFIRM),
+            AT_NEW,
+            Facts(confirmed=None, phase_s=61),
+            Do.NOTHING,
+            Step.CONFIRM,
+            "draining",
+        ),
+        (
+            changed(step=Step.CONFIRM),
+            AT_NEW,
+            Facts(confirmed="old", phase_s=61),
+            Do.HALT,
+            Step.FLIP,
+            "draining",
+        ),
+        (changed(step=Step.CONFIRM), AT_OLD, Facts(confirmed=""), Do.NOTHING, Step.FLIP, "draining"),
+        # back in service, or not
+        (READY_AGAIN, AT_NEW, Facts(in_service=True, shown="ready"), Do.FINISH, Step.IDLE, "ready"),
+        (READY_AGAIN, AT_NEW, Facts(in_service=True, shown="draining"), Do.NOTHING, Step.RETURN, "ready"),
+        (READY_AGAIN, AT_NEW, Facts(in_service=False, shown="ready"), Do.NOTHING, Step.RETURN, "ready"),
+        (
+            READY_AGAIN,
+            AT_NEW,
+            Facts(in_service=None, shown="ready", phase_s=61),
+            Do.NOTHING,
+            Step.RETURN,
+            "ready",
+        ),
+        (
+            READY_AGAIN,
+            AT_NEW,
+            Facts(in_service=False, shown="ready", phase_s=61),
+            Do.HALT,
+            Step.DRAIN,
+            "draining",
+        ),
+        (READY_AGAIN, Goal({"places": V3}), Facts(), Do.NOTHING, Step.DRAIN, "draining"),
+        (
+            replace(READY_AGAIN, moving=OLD),
+            AT_OLD,
+            Facts(in_service=False, shown="ready", phase_s=61),
+            Do.FINISH,
+            Step.IDLE,
+            "ready",
+        ),
+    ],
+)
+def test_next_step(state: InstanceState, aim: Goal, facts: Facts, do: Do, step: Step, word: str) -> None:
+    answer = advance(state, aim, facts, PLAN)
+
+    assert (answer.do, answer.state.step, answer.state.state) == (do, step, word)
+
+
+def test_success_is_written_with_its_releases() -> None:
+    unserved = replace(READY_AGAIN, served=False)
+
+    done = advance(unserved, AT_NEW, Facts(in_service=True, shown="ready"), PLAN).state
+
+    assert (done.releases, done.moving, done.served, done.reason) == (NEW, {}, True, "")
+
+
+def test_failure_goes_back_without_forgetting_the_old_release() -> None:
+    answer = advance(changed(step=Step.RELOAD), AT_NEW, Facts(called="HTTP 500: broken"), PLAN)
+
+    assert answer.error == "HTTP 500: broken"
+    assert answer.state.back
+    assert answer.state.moving == answer.state.releases == OLD
+    assert blamed(changed(step=Step.RELOAD), PLAN) == (ReleaseId.of(C, V2),)
+
+
+def test_an_instance_that_never_served_does_not_count_as_served_when_its_way_back_fails() -> None:
+    lost = replace(READY_AGAIN, moving=OLD, served=False)
+
+    done = advance(lost, AT_OLD, Facts(in_service=False, shown="ready", phase_s=61), PLAN).state
+
+    assert not done.served
+
+
+@pytest.mark.parametrize(("plan", "frozen"), [(replace(PLAN, paused=True), False), (PLAN, True)])
+def test_paused_and_frozen_instances_stay(plan: ServicePlan, frozen: bool) -> None:
+    answer = advance(IDLE, AT_NEW, Facts(in_service=True), plan, frozen)
+
+    assert (answer.do, answer.state.releases, answer.state.state) == (Do.NOTHING, OLD, Ready.READY)
+    assert answer.state.reason in (Reason.PAUSED, Reason.FROZEN)
+
+
+def test_paused_moves_are_finished() -> None:
+    assert advance(OUT, AT_NEW, QUIET, replace(PLAN, paused=True)).state.step is Step.FLIP
+
+
+def test_media_of_copies_that_are_gone_are_forgotten() -> None:
+    state = replace(IDLE, media={"places/x": "RAM"})
+
+    assert advance(state, AT_OLD, Facts(), PLAN).state.media == {}
