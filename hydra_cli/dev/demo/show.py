@@ -1,0 +1,198 @@
+"""How the demo looks: scenes and what happens in them, live on a terminal, as plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from handlers.core.model import Ready, State, Step
+from hydra_cli.dev.demo.world import Seen, World
+from hydra_cli.output import safe
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+FRAMES_PER_S = 5
+
+
+class Show(Protocol):
+    """Where the story is told."""
+
+    def scene(self, title: str) -> None:
+        """What comes now; the scene before is over."""
+
+    def note(self, text: str) -> None:
+        """Something happened in this scene."""
+
+    def look_at(self, world: World) -> None:
+        """From now on there is something to see."""
+
+    def close(self) -> None:
+        """The story is over; what was shown stays readable."""
+
+
+class PlainShow:
+    """A line with the time for each event, as for a log."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+        self._start = time.monotonic()
+
+    def scene(self, title: str) -> None:
+        """A headline."""
+        self._line(f"== {title}")
+
+    def note(self, text: str) -> None:
+        """A line below it."""
+        self._line(f"   {text}")
+
+    def look_at(self, world: World) -> None:
+        """Plain lines have no picture."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _line(self, text: str) -> None:
+        print(f"{time.monotonic() - self._start:5.1f}s {safe(text)}", file=self._out, flush=True)
+
+
+@dataclass
+class _Scene:
+    title: str
+    begin: float
+    end: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class LiveShow:
+    """A picture that moves: the scenes, the replicas, the nodes, the traffic."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        self._start = time.monotonic()
+        self._scenes: list[_Scene] = []
+        self._world: World | None = None
+        self._lock = threading.Lock()
+        self._live = Live(
+            console=console, refresh_per_second=FRAMES_PER_S, get_renderable=self._picture, transient=False
+        )
+        self._live.start()
+
+    def scene(self, title: str) -> None:
+        """End the scene before and begin another."""
+        now = time.monotonic()
+        with self._lock:
+            if self._scenes:
+                self._scenes[-1].end = now
+            self._scenes.append(_Scene(title, now))
+
+    def note(self, text: str) -> None:
+        """Add to the scene."""
+        with self._lock:
+            self._scenes[-1].notes.append(text)
+
+    def look_at(self, world: World) -> None:
+        """Show this cluster from now on."""
+        self._world = world
+
+    def close(self) -> None:
+        """Leave the last picture on the terminal."""
+        with self._lock:
+            if self._scenes and self._scenes[-1].end is None:
+                self._scenes[-1].end = time.monotonic()
+        self._live.stop()
+
+    def _picture(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        with self._lock:
+            told = _told(self._scenes, self._start)
+        if self._world is None:
+            return told
+        seen = self._world.seen
+        return Group(
+            told, Text(), _replicas(self._world, seen), _nodes(self._world, seen), _traffic(seen.traffic)
+        )
+
+
+def _told(scenes: Sequence[_Scene], start: float) -> RenderableType:
+    """All scenes; what happened in the present one in full, of the others the last line."""
+    from rich.text import Text
+
+    now = time.monotonic()
+    text = Text()
+    text.append(f"hydra dev demo  {now - start:5.1f} s\n\n", style="bold")
+    for scene in scenes:
+        over = scene.end is not None
+        text.append(" ✓ " if over else " ▶ ", style="green" if over else "cyan")
+        text.append(f"{(scene.end or now) - scene.begin:5.1f} s  ", style="dim")
+        text.append(f"{scene.title}\n", style="" if over else "bold")
+        for note in scene.notes[-1:] if over else scene.notes:
+            text.append(f"            {safe(note)}\n", style="dim" if over else "")
+    text.rstrip()
+    return text
+
+
+def _replicas(world: World, seen: Seen) -> RenderableType:
+    table = _table("replica", "node", "for the client", "state", "step", "answers from")
+    passing, serves = seen.traffic.get("passing", ()), seen.traffic.get("serves", {})
+    for replica in world.replicas:
+        state = seen.instance(replica, world.service)
+        word = state.state if state else "-"
+        table.add_row(
+            replica.id,
+            replica.node,
+            "[green]in service[/]" if replica.id in passing else "[yellow]out[/]",
+            f"[{'green' if word == Ready.READY else 'yellow'}]{word}[/]",
+            "" if state is None or state.step is Step.IDLE else str(state.step),
+            serves.get(replica.id, "-"),
+        )
+    return table
+
+
+def _nodes(world: World, seen: Seen) -> RenderableType:
+    table = _table("node", "holds")
+    for node in world.roots:
+        actual = seen.actual.get(node)
+        releases = sorted(actual.releases.items()) if actual else []
+        words = [f"{_mark(status.state)} {release.version}" for release, status in releases]
+        table.add_row(node, "   ".join(words) or "-")
+    return table
+
+
+def _mark(state: State) -> str:
+    return {State.SUCCESS: "[green]✓[/]", State.FAILED: "[red]✗[/]"}.get(state, "[cyan]↓[/]")
+
+
+def _traffic(report: Mapping[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    if not report:
+        return Text(" no traffic yet", style="dim")
+    text = Text(f" answered {report['answered']}   ")
+    for name in ("failed", "mixed"):
+        text.append(f"{name} {report[name]}   ", style="bold red" if report[name] else "green")
+    return text
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    return RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=True, header_style="dim")
+
+
+def open_show() -> Show:
+    """The kind of show that fits stdout."""
+    if not sys.stdout.isatty():
+        return PlainShow()
+    from rich.console import Console
+
+    return LiveShow(Console(highlight=False))

@@ -1,0 +1,265 @@
+"""What the demo can see of the cluster, kept fresh by threads; every scene waits for a condition on it.
+
+It only looks: at Consul as a reader would (`states/`, `actual/`, `slots/`, the channel), and at the
+files in the replicas' views, whose times are the kernel's and not ours. Nothing here is asked of the
+handlers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from handlers.adapters.ports import KV, Entry
+from handlers.core import codec, keys
+from handlers.core.errors import HydraError, Malformed, Timeout
+from handlers.core.model import Actual, Doc, InstanceState, Ready, ReleaseStatus, Slots, States
+from handlers.core.names import Channel, Service
+from hydra_cli.dev.demo.figures import Mark
+
+WAIT_S = 2.0  # of one blocking query, so that threads end soon after the demo
+AWAY_S = 0.2
+GLANCE_S = 0.01  # between two looks at the views; the times themselves come from the files
+D = TypeVar("D", bound=Doc)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One replica of the demo's service: where it runs, what it reads, where it answers."""
+
+    id: str
+    node: str
+    view: Path
+    port: int
+
+
+@dataclass
+class Seen:
+    """What was seen last, and what has to be remembered for the figures."""
+
+    states: Mapping[str, States] = field(default_factory=dict)
+    actual: Mapping[str, Actual] = field(default_factory=dict)
+    slots: Slots = field(default_factory=Slots)
+    heads: dict[str, float] = field(default_factory=dict)  # version → when it was announced
+    rejected: dict[str, float] = field(default_factory=dict)  # version → when it was rejected
+    most_out: int = 0
+    marks: list[Mark] = field(default_factory=list)
+    first_bytes: dict[str, dict[str, float]] = field(default_factory=dict)  # version → node → when
+    traffic: dict[str, Any] = field(default_factory=dict)  # the client's last report
+    fewest_in_service: int | None = None  # in the client's eyes, since all were there for the first time
+
+    def instance(self, replica: Replica, service: Service) -> InstanceState | None:
+        """What its node says of a replica."""
+        states = self.states.get(replica.node)
+        found = (
+            (s for s in states.instances.values() if s.service == service and s.id == replica.id)
+            if states
+            else ()
+        )
+        return next(iter(found), None)
+
+    def status(self, node: str, channel: Channel, version: str) -> ReleaseStatus | None:
+        """How far a node is with a release."""
+        actual = self.actual.get(node)
+        found = (s for r, s in actual.releases.items() if r == f"{channel}@{version}") if actual else ()
+        return next(iter(found), None)
+
+
+class World:
+    """The threads that look, and the condition that the scenes wait on."""
+
+    def __init__(
+        self,
+        kv: KV,
+        channel: Channel,
+        service: Service,
+        replicas: tuple[Replica, ...],
+        roots: Mapping[str, Path],
+    ) -> None:
+        self.channel, self.service, self.replicas, self.roots = channel, service, replicas, roots
+        self.seen = Seen()
+        self._kv = kv
+        self._changed = threading.Condition()
+        self._end = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._follow, args=(prefix, take), name=f"look-{prefix}", daemon=True)
+            for prefix, take in (
+                (keys.STATES, self._take_states),
+                (keys.ACTUAL, self._take_actual),
+                (keys.slots(service), self._take_slots),
+                (keys.channel(channel), self._take_channel),
+            )
+        ]
+        self._threads.append(threading.Thread(target=self._watch_files, name="look-files", daemon=True))
+
+    def start(self) -> None:
+        """Begin to look."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._end.set()
+        for thread in self._threads:
+            thread.join(WAIT_S * 2)
+
+    def wait(self, what: str, condition: Callable[[Seen], T | None], limit_s: float) -> T:
+        """What `condition` returns as soon as it is true; raises `Timeout` that says `what` never came."""
+        until = time.monotonic() + limit_s
+        with self._changed:
+            while not (result := condition(self.seen)):
+                left_s = until - time.monotonic()
+                if left_s <= 0:
+                    raise Timeout(f"{limit_s:.0f} s are over, still waiting for {what}")
+                self._changed.wait(min(left_s, 0.5))
+            return result
+
+    def take_traffic(self, report: dict[str, Any]) -> None:
+        """The traffic client's newest report."""
+        with self._changed:
+            seen, passing = self.seen, len(report["passing"])
+            seen.traffic = report
+            if seen.fewest_in_service is not None or passing == len(self.replicas):
+                seen.fewest_in_service = min(seen.fewest_in_service or passing, passing)
+            self._changed.notify_all()
+
+    def _follow(self, prefix: str, take: Callable[[Mapping[str, Entry], float], None]) -> None:
+        index = 0
+        while not self._end.is_set():
+            try:
+                listing = self._kv.list(prefix, after=index, wait_s=WAIT_S)
+            except HydraError:
+                self._end.wait(AWAY_S)  # Consul is away for a moment; what is seen stays
+                continue
+            if listing.index != index:
+                index = listing.index
+                with self._changed:
+                    take(listing.entries, time.time())
+                    self._changed.notify_all()
+
+    def _take_states(self, entries: Mapping[str, Entry], _: float) -> None:
+        """One listing is one moment on all nodes: whoever is not `ready` in it is out at the same time."""
+        self.seen.states = {states.node: states for states in _documents(States, entries)}
+        out = [
+            state
+            for states in self.seen.states.values()
+            for state in states.instances.values()
+            if state.service == self.service and state.served and state.state is not Ready.READY
+        ]
+        self.seen.most_out = max(self.seen.most_out, len(out))
+
+    def _take_actual(self, entries: Mapping[str, Entry], _: float) -> None:
+        self.seen.actual = {actual.node: actual for actual in _documents(Actual, entries)}
+
+    def _take_slots(self, entries: Mapping[str, Entry], _: float) -> None:
+        own = {key: entry for key, entry in entries.items() if key == keys.slots(self.service)}
+        self.seen.slots = next(iter(_documents(Slots, own)), Slots())
+        self.seen.most_out = max(self.seen.most_out, len(self.seen.slots.out))
+
+    def _take_channel(self, entries: Mapping[str, Entry], now: float) -> None:
+        folder = keys.channel(self.channel)
+        for key, entry in entries.items():
+            match keys.rest(folder, key):
+                case ["head"]:
+                    self.seen.heads.setdefault(entry.value.decode().strip(), now)
+                case ["rejected", version]:
+                    self.seen.rejected.setdefault(version, now)
+
+    def _watch_files(self) -> None:
+        eyes = [_Eye(replica) for replica in self.replicas]
+        while not self._end.wait(GLANCE_S):
+            marks = [mark for eye in eyes for mark in eye.look()]
+            first = self._first_bytes()
+            if marks or first:
+                with self._changed:
+                    self.seen.marks += marks
+                    for version, node, at in first:
+                        self.seen.first_bytes.setdefault(version, {}).setdefault(node, at)
+                    self._changed.notify_all()
+
+    def _first_bytes(self) -> list[tuple[str, str, float]]:
+        """Announced versions of which a node has got something since the last look."""
+        now = time.time()
+        return [
+            (version, node, now)
+            for version in list(self.seen.heads)
+            for node, root in self.roots.items()
+            if node not in self.seen.first_bytes.get(version, {}) and bytes_of(root, self.channel, version)
+        ]
+
+
+def bytes_of(root: Path, channel: Channel, version: str) -> int:
+    """Bytes that a node has on its volumes of one release, finished or not."""
+    total = 0
+    for volume in _folders(root / "volumes"):
+        for stage in ("staging", "data"):
+            total += sum(_allocated(path) for path in _files(volume / stage / channel / version))
+    return total
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        return [entry for entry in path.iterdir() if entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _files(path: Path) -> list[Path]:
+    try:
+        return [entry for entry in path.rglob("*") if not entry.is_dir()]
+    except OSError:
+        return []  # renamed away while we looked: the next look finds it where it is now
+
+
+def _allocated(path: Path) -> int:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0
+    return min(status.st_size, status.st_blocks * 512)  # room that is only reserved holds no byte yet
+
+
+def _documents(kind: type[D], entries: Mapping[str, Entry]) -> list[D]:
+    """What parses; a document that does not is the business of the handlers' alarms, not of a spectator."""
+    found = []
+    for key, entry in entries.items():
+        try:
+            found.append(codec.decode(kind, entry.value, key))
+        except Malformed:
+            continue
+    return found
+
+
+class _Eye:
+    """Looks at one view, and says what is new since the last look."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._flipped_ns = 0
+        self._written_ns = 0
+        self._word = ""
+
+    def look(self) -> list[Mark]:
+        """The flips and words since the last look, with the times that the file system has for them."""
+        marks = []
+        try:
+            flipped_ns = (self._replica.view / "..data").lstat().st_ctime_ns
+            if flipped_ns != self._flipped_ns:
+                self._flipped_ns = flipped_ns
+                marks.append(Mark(flipped_ns / 1e9, self._replica.id, "flip"))
+            state = self._replica.view / "state"
+            written_ns = state.stat().st_mtime_ns
+            if written_ns != self._written_ns:
+                word = state.read_text().strip()
+                self._written_ns = written_ns
+                if word != self._word:
+                    self._word = word
+                    marks.append(Mark(written_ns / 1e9, self._replica.id, word))
+        except OSError:
+            return marks  # not there yet, or between two files: the next look sees it
+        return marks
