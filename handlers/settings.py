@@ -97,7 +97,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _limits(table: Mapping[str, Any], path: Path) -> Limits:
-    kinds: dict[str, type[int] | type[float]] = {
+    kinds: dict[str, type[int | float]] = {
         f.name: int if isinstance(f.default, int) else float for f in fields(Limits)
     }
     for name, value in table.items():
