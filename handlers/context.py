@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from handlers.adapters.local import LocalState
-from handlers.adapters.ports import Consul
+from handlers.adapters.ports import Agent, Consul
+from handlers.core.errors import Temporary
 from handlers.settings import Settings
+
+AGENT_NAME = "agent-name"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,3 +25,24 @@ class Context:
     kv: Consul
     local: LocalState
     index: int = 0
+
+
+def node_name(settings: Settings, agent: Agent, local: LocalState) -> str:
+    """The node's name: `HYDRA_NODE`, else the agent's node name, asked for once and then remembered.
+
+    Raises `Temporary` when it is not known yet and the agent is away. `discover` renews what is remembered.
+    """
+    if settings.node:
+        return settings.node
+    remembered = (local.read(AGENT_NAME) or b"").decode().strip()
+    return remembered or agent_name(agent, local)
+
+
+def agent_name(agent: Agent, local: LocalState) -> str:
+    """Ask the agent for its node name and remember it."""
+    answer, _ = agent.get_json("agent/self")
+    name = str((answer or {}).get("Config", {}).get("NodeName", ""))
+    if not name:
+        raise Temporary("the Consul agent does not tell its node name; set HYDRA_NODE")
+    local.write(AGENT_NAME, name.encode())
+    return name

@@ -58,3 +58,8 @@ def info(handler: str, event: str, **fields: object) -> None:
 def warning(handler: str, event: str, **fields: object) -> None:
     """Log what a person may want to look at."""
     logging.getLogger(handler).warning(event, extra={_OWN: fields})
+
+
+def error(handler: str, event: str, cause: BaseException, **fields: object) -> None:
+    """Log what should not happen, with the place where `cause` was raised."""
+    logging.getLogger(handler).error(event, exc_info=cause, extra={_OWN: {"error": cause, **fields}})
