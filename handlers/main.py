@@ -4,10 +4,10 @@ Started by `consul watch` (which sets CONSUL_INDEX), by resync, by supervisord (
 SIGTERM ends a run at once: a handler is always ready to be killed, the next run goes on from what it finds.
 
 Exit codes. By hand and under resync, a failure is the exit code of its error. Under `consul watch` it is
-logged, and the exit code is 0 all the same: a non-zero one would end the watch, and its restart would run the
-handler again at once and for ever, with the same failure, at the price of a new watch each time. Instead, what
-may pass (`Temporary`, a lost race) is tried again a few times right here, and all else is left to the next
-change or to resync, which also runs the handlers as soon as it sees Consul come back.
+logged, and the exit code is 0 all the same: a non-zero one would end the watch, and its restart would run
+the handler again at once and for ever, with the same failure, at the price of a new watch each time. Instead,
+what may pass (`Temporary`, a lost race) is tried again a few times right here, and all else is left to the
+next change or to resync, which also runs the handlers as soon as it sees Consul come back.
 """
 
 from __future__ import annotations
