@@ -1,6 +1,6 @@
 """The texts that `hydra node run` writes, against golden files.
 
-After a wanted change: `python -m tests.watches.test_render` writes the golden files anew; read the difference.
+After a wanted change `python -m tests.watches.test_render` writes them anew; read the difference.
 """
 
 from __future__ import annotations
@@ -105,9 +105,6 @@ def test_node_and_planner_share_a_root_without_sharing_a_file() -> None:
 
 @pytest.mark.parametrize("name", ["hydra-node.service", "hydra-planner.service"])
 def test_systemd_understands_the_unit(name: str, tmp_path: Path) -> None:
-    analyze = shutil.which("systemd-analyze")
-    if not analyze:
-        return  # the golden file stands for what systemd understood where it was there
     hydra = tmp_path / "hydra"
     hydra.write_text("#!/bin/sh\n")
     hydra.chmod(0o755)
@@ -115,10 +112,11 @@ def test_systemd_understands_the_unit(name: str, tmp_path: Path) -> None:
     unit = tmp_path / name
     unit.write_text(render.unit(settings(), ENVIRON, scope, hydra))
 
-    answer = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True)
-
-    assert name not in answer.stderr
-    assert answer.returncode == 0
+    if analyze := shutil.which("systemd-analyze"):
+        answer = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True)
+        assert (answer.returncode, name in answer.stderr) == (0, False), answer.stderr
+    else:  # no systemd here: at least its sections and the command are there
+        assert f"ExecStart={hydra} node run" in unit.read_text().split("[Service]")[1]
 
 
 if __name__ == "__main__":
