@@ -1,0 +1,194 @@
+"""`hydra publish`: find the newest complete data on S3, announce it as a release, and see it taken over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from handlers.adapters.ports import KV
+from handlers.core.errors import EXIT_PENDING, HydraError, SourceNotReady, Usage
+from handlers.core.model import Dataset, Release
+from handlers.core.version import Version
+from hydra_cli import data_template
+from hydra_cli.change import require_environment
+from hydra_cli.context import Context, channel_of
+from hydra_cli.options import WRITES, Duration, Labels, VersionType, command
+from hydra_cli.output import Block, Line, Table, Tone, size
+from hydra_cli.publish_prepare import Prepared, Wanted, announce, check_classes, prepare
+from hydra_cli.publish_release import Draft
+
+EXAMPLES = """
+hydra publish template.py --env prod -n search --release places
+hydra publish template.yaml --channel prod/search/places --version 2026-01-31T00-00-00 --note "new ranking"
+hydra publish template.py --channel prod/search/places --wait --timeout 30m
+hydra publish template.py --channel prod/search/places --wait-source 2h --label build=4711
+hydra publish template.py --channel prod/search/places --dry-run --detailed-exitcode
+hydra publish template.py --channel prod/search/places --dry-run -o json
+"""
+SOURCE_PAUSE_S = 5.0  # between two looks at S3, which tells nobody when something appears
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publish did, or with `planned` would do."""
+
+    header: Release
+    result: str
+    before: Version | None
+    draft: Draft | None = None
+    takeover: Mapping[str, Any] | None = None
+
+    def data(self) -> Mapping[str, Any]:
+        """The release, the result (`published`, `unchanged`, `planned`), the head before, the transaction."""
+        header = self.header
+        data: dict[str, Any] = {
+            "channel": header.channel,
+            "version": header.version,
+            "result": self.result,
+            "sequence": header.sequence,
+            "head_before": self.before,
+            "files": sum(d.files for d in header.datasets.values()),
+            "bytes": sum(d.bytes for d in header.datasets.values()),
+            "datasets": {name: _dataset(d) for name, d in sorted(header.datasets.items())},
+            "manifest": {"digest": header.manifest.digest, "bytes": header.manifest.bytes},
+        }
+        if header.manifest.object:
+            data["manifest"]["object"] = header.manifest.object
+        if self.result == "planned" and self.draft:
+            data["txn"] = self.draft.body()
+        if self.takeover is not None:
+            data["takeover"] = self.takeover
+        return data
+
+    def blocks(self) -> Iterator[Block]:
+        """One sentence, then the datasets."""
+        header, name = self.header, f"{self.header.version} of {self.header.channel}"
+        now = f"head {self.before or 'none'} -> {header.version}"
+        said = {
+            "published": f"published {name} as release {header.sequence} ({now})",
+            "planned": f"would publish {name} as release {header.sequence} ({now})",
+            "unchanged": f"unchanged: {name} is published already, as release {header.sequence}",
+        }
+        yield Line(said[self.result], Tone.GOOD if self.result == "published" else Tone.HEAD)
+        columns = ("DATASET", "VERSION", "PLACEMENT", "FILES", "SIZE", "SOURCE")
+        rows = [
+            (n, d.version, d.placement, str(d.files), size(d.bytes), d.source)
+            for n, d in sorted(header.datasets.items())
+        ]
+        yield Table(columns, rows, right=frozenset({"FILES", "SIZE"}))
+        if header.manifest.object:
+            yield Line(f"list of files: {header.manifest.object}", Tone.DIM)
+
+
+def _dataset(dataset: Dataset) -> dict[str, Any]:
+    names = ("source", "placement", "version", "files", "bytes")
+    return {n: getattr(dataset, n) for n in names} | ({"as": dataset.as_name} if dataset.as_name else {})
+
+
+@command("publish", examples=EXAMPLES, codes=(*WRITES, 3, 6, 9, 11))
+@click.argument("template", type=click.Path(path_type=Path))
+@click.option(
+    "--release", default="", metavar="R", help="Release name of the service: the channel is ENV/NS/R."
+)
+@click.option("--channel", "named", default="", metavar="E/NS/R", help="The channel, in place of the three.")
+@click.option("--version", type=VersionType(), help="Publish this version, not the newest complete one.")
+@click.option("--dry-run", is_flag=True, help="Show what would be published; write nothing.")
+@click.option(
+    "--detailed-exitcode", is_flag=True, help="With --dry-run: exit 3 if there is something to publish."
+)
+@click.option("--wait", is_flag=True, help="Wait until all live instances of all subscribed services run it.")
+@click.option("--timeout", type=Duration(), default="30m", show_default=True, help="How long --wait waits.")
+@click.option(
+    "--wait-source", type=Duration(), default="0s", help="Wait this long for the data to appear on S3."
+)
+@click.option("--note", default="", help="A sentence for whoever looks at the release.")
+@click.option(
+    "--label", "labels", type=Labels(), multiple=True, help="key=value; may be given several times."
+)
+@click.pass_obj
+def publish(
+    context: Context,
+    template: Path,
+    release: str,
+    named: str,
+    version: Version | None,
+    dry_run: bool,
+    detailed_exitcode: bool,
+    wait: bool,
+    timeout: float,
+    wait_source: float,
+    note: str,
+    labels: tuple[tuple[str, str], ...],
+) -> int:
+    """Announce the newest complete data on S3 as a release.
+
+    TEMPLATE names the datasets: Python (DATA_TEMPLATE), YAML or JSON. Of each dataset the newest complete
+    version is looked for; all must be equal, versions in the future do not count. Publishing what is
+    published already changes nothing. With --dry-run -o json the output has the transaction as Consul's
+    /v1/txn takes it.
+    """
+    if release and named:
+        raise Usage("give --release (with --env and -n) or --channel, not both")
+    if wait and dry_run:
+        raise Usage("--dry-run publishes nothing that --wait could wait for")
+    channel = context.channel(named) if named else channel_of(context.env, context.namespace, release)
+    wanted = Wanted(channel, data_template.load(template), version, note, dict(labels))
+    kv, objects = context.kv(channel.env), context.objects(channel.env)
+    require_environment(kv, channel.env)
+    check_classes(kv, wanted.datasets)
+    prepared = until_ready(context, lambda: prepare(context, kv, objects, wanted), wait_source)
+    if dry_run:
+        planned = prepared.draft is not None
+        context.screen.show(_message(prepared, "planned" if planned else "unchanged"))
+        return EXIT_PENDING if planned and detailed_exitcode else 0
+    result, prepared = announce(kv, objects, wanted, prepared)
+    done = _message(prepared, result)
+    if not wait:
+        context.screen.show(done)
+        return 0
+    return see_taken_over(context, kv, done, timeout)
+
+
+def until_ready(context: Context, attempt: Callable[[], Prepared], wait_s: float) -> Prepared:
+    """Try until the data is there, for at most `wait_s`; S3 tells nobody when something appears."""
+    until = time.monotonic() + wait_s
+    said = ""
+    while True:
+        try:
+            return attempt()
+        except SourceNotReady as e:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise
+            if str(e) != said:
+                said = str(e)
+                context.screen.note(f"waiting for the data: {said}")
+            time.sleep(min(SOURCE_PAUSE_S, left))
+
+
+def see_taken_over(context: Context, kv: KV, done: Published, timeout_s: float) -> int:
+    """Wait, say how it ended, raise what the exit code stands for; the release is published in any case."""
+    from hydra_cli.publish_wait import wait_for
+
+    screen = context.screen
+    if screen.form != "json":
+        screen.show(done)
+    try:
+        takeover = wait_for(context, kv, done.header.channel, done.header.version, timeout_s)
+    except (HydraError, KeyboardInterrupt):
+        screen.note(f"{done.header.version} of {done.header.channel} is published; only the wait has ended")
+        if screen.form == "json":
+            screen.show(done)
+        raise
+    screen.show(replace(done, takeover=takeover.data()) if screen.form == "json" else takeover)
+    takeover.judge()
+    return 0
+
+
+def _message(prepared: Prepared, result: str) -> Published:
+    return Published(prepared.header, result, prepared.before.head, prepared.draft)
