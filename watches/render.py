@@ -81,6 +81,7 @@ def supervisord(settings: Settings, node: str, files: Files, programs: Programs,
     return _render(
         "supervisord.conf.j2",
         files={name: _fit(str(path)) for name, path in vars(files).items()},
+        scope=scope,
         watches=watches,
         others=_others(files, programs, scope),
         include=_fit(settings.supervisor_include) if scope == "node" else "",
@@ -98,7 +99,7 @@ def _watch(row: Watch, node: str, programs: Programs) -> str:
 def _others(files: Files, programs: Programs, scope: Scope) -> list[Program]:
     """What is not woken by a watch. None of these waits for Consul: they are made to go on without it."""
     tied = _tied("TERM", programs)
-    resync = Program("resync", _command(*tied, *_handler("resync", programs), "--scope", scope))
+    resync = Program("resync", _command(*tied, *_handler("resync", programs)))
     if scope == "cluster":
         return [resync]
     configs = (f"-config={file}" for file in (files.template_base, files.template_instances))
