@@ -147,7 +147,7 @@ class S3Objects:
                     request_checksum_calculation="when_required",  # not every server knows it
                 )
                 with _boto_errors("S3"):
-                    self._client = boto3.session.Session().client(
+                    self._client = boto3.session.Session(**self._credentials()).client(
                         "s3", endpoint_url=self._endpoint or None, region_name=self._region, config=config
                     )
             return self._client
@@ -176,6 +176,16 @@ class S3Objects:
                     **self._place(),
                 )
             return self._stores[bucket]
+
+    def _credentials(self) -> dict[str, str]:
+        """What boto3 would take from the process: here only the given environment counts."""
+        key, secret = self._environ.get("AWS_ACCESS_KEY_ID"), self._environ.get("AWS_SECRET_ACCESS_KEY")
+        if key and secret:
+            token = self._environ.get("AWS_SESSION_TOKEN")
+            keys = {"aws_access_key_id": key, "aws_secret_access_key": secret}
+            return keys | ({"aws_session_token": token} if token else {})
+        profile = self._environ.get("AWS_PROFILE")
+        return {"profile_name": profile} if profile else {}
 
     def _place(self) -> dict[str, Any]:
         """Endpoint and credentials. obstore reads variables and machine roles, only boto3 knows profiles."""
