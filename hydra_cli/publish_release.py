@@ -170,11 +170,14 @@ def parse_source(text: str) -> Source:
 
 
 def _ops(context: Context, channel: Channel, header: Release, manifest: bytes, before: Standing) -> list[Op]:
-    """Announce last, all or nothing: header and list of files are new, the head is the one that was read."""
+    """Announce last, all or nothing: header and list of files are new, the head is the one that was read.
+
+    A rejection that comes in between is not guarded: Consul wants write permission for "does not exist yet",
+    which a publisher has not got there, and plan never moves anybody to a rejected head.
+    """
     version, head, settings = header.version, keys.head(channel), keys.settings(channel)
     ops: list[Op] = [
         before.guard(keys.META),
-        before.guard(keys.rejected(channel, version)),
         Cas(keys.release(channel, version), codec.encode(header), 0),
         Cas(keys.manifest(channel, version), manifest, 0),
         Cas(head, version.encode(), before.index(head)),
