@@ -22,9 +22,10 @@ class VolumeInfo(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class NodeInfo(Doc):
-    """`nodes/<node>/info`; `node` is the name as it really is."""
+    """`nodes/<node>/info`; `node` is the name as it really is, `consul_node` the name that its agent has."""
 
     node: str
+    consul_node: str = ""
     volumes: Mapping[str, VolumeInfo] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -53,9 +54,13 @@ class Instance(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Instances(Doc):
-    """`nodes/<node>/instances` (written by discover) and `nodes/<node>/registrations` (by operators)."""
+    """`nodes/<node>/instances` (written by discover) and `nodes/<node>/registrations` (by operators).
+
+    `alarms` are discover's: what is registered in a way that makes no sense.
+    """
 
     instances: Mapping[InstanceKey, Instance] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
 
     def title(self) -> str:
         return f"{len(self.instances)} instances"
