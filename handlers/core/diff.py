@@ -133,16 +133,18 @@ def _downloads(facts: Facts) -> tuple[list[Action], dict[ReleaseId, ReleaseStatu
     room = _Room(facts)
     for release, hold in facts.desired.items():
         header = facts.bodies.get(release)
-        if header and not missing(release, header, facts.inventory):
-            # until it has its public name, nobody can read it
-            published = release in facts.inventory.released
-            statuses[release] = _success(header) if published else _status(State.DOWNLOADING, header)
+        complete = header is not None and not missing(release, header, facts.inventory)
+        if header is not None and complete and release in facts.inventory.released:
+            statuses[release] = _success(header)
         elif release in facts.running:
             statuses[release] = _status(State.DOWNLOADING, header)
         elif (failure := facts.failures.get(release)) and failure.next_try > facts.now:
             statuses[release] = _status(State.FAILED, header, failure.reason, failure.when)
         elif header is None:
             statuses[release] = ReleaseStatus(state=State.WAITING, reason="its header is being fetched")
+        elif complete:
+            # until it has its public name, nobody can read it
+            statuses[release] = _status(State.DOWNLOADING, header)
         elif facts.cordoned:
             statuses[release] = _status(
                 State.WAITING, header, "this node is cordoned: nothing new comes here"

@@ -102,3 +102,14 @@ class Facts:
 def missing(release: ReleaseId, header: Release, inventory: Inventory) -> list[str]:
     """The datasets of a release that are not complete on this node."""
     return [name for name in sorted(header.datasets) if Piece(release, name) not in inventory.complete]
+
+
+LONGEST_RETRY_S = 4 * 3600.0
+
+
+def retry_delay_s(tries: int, first_s: float, chance: float) -> float:
+    """How long to wait after the `tries`-th failure in a row: doubling from `first_s` to hours.
+
+    `chance` in 0..1 spreads nodes that failed together over the second half of the time.
+    """
+    return min(LONGEST_RETRY_S, first_s * 2.0 ** min(tries - 1, 20)) * (0.5 + chance / 2)

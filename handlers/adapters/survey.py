@@ -1,0 +1,148 @@
+"""Everything on a node that `core.diff` decides by, gathered into one `Facts`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from handlers.adapters import usage
+from handlers.adapters.bodies import Bodies
+from handlers.adapters.download import footprint
+from handlers.adapters.ledger import Ledger, timestamp
+from handlers.adapters.transfer import Transfer
+from handlers.adapters.volume import Volumes
+from handlers.core.errors import HydraError, Temporary
+from handlers.core.holdings import Facts, Inventory, Piece, Policy, Space, missing
+from handlers.core.model import Desired, Release
+from handlers.core.names import Channel
+from handlers.core.version import ReleaseId
+from handlers.settings import Limits
+
+
+class Survey:
+    """Looks at disks, views and processes; asked again after each step."""
+
+    def __init__(
+        self,
+        node: str,
+        volumes: Volumes,
+        bodies: Bodies,
+        ledger: Ledger,
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
+        proc: Path = Path("/proc"),
+    ) -> None:
+        self._node, self._volumes, self._bodies, self._ledger = node, volumes, bodies, ledger
+        self._limits, self._clock, self._proc = limits, clock, proc
+        self._policy = Policy(limits.unused_grace_s, limits.idle_grace_s, limits.brake_share)
+        self._needs: dict[Piece, Space] = {}
+
+    def facts(self, desired: Desired, hold: str, running: Mapping[ReleaseId, Transfer]) -> Facts:
+        """The node as it is now. Raises `Temporary` when a volume cannot be read."""
+        now, inventory = self._clock(), self._volumes.inventory()
+        bodies, problems = self._known_bodies(desired, inventory)
+        undesired = self._ledger.undesired(inventory.held - desired.releases.keys(), now)
+        used, blocked = self._used(inventory, undesired, now)
+        for release, problem in problems.items():
+            digest = desired.releases[release].digest
+            if release not in self._ledger.failures({release: digest}, now):
+                self._ledger.failed(release, digest, problem, now, 1.0)
+        digests = {release: wanted.digest for release, wanted in desired.releases.items()}
+        return Facts(
+            desired=desired.releases,
+            bodies=bodies,
+            inventory=inventory,
+            needs=self._all_needs(bodies, inventory, running),
+            space={name: self._volumes.space(name) for name in self._volumes.volumes},
+            classes=self._volumes.classes,
+            policy=self._policy,
+            now=now,
+            cordoned=desired.cordoned,
+            hold=hold or blocked,
+            failures=self._ledger.failures(digests, now),
+            running={release: transfer.places for release, transfer in running.items()},
+            used=used,
+            undesired_since=undesired,
+            local=_local_channels(desired, self._node),
+        )
+
+    def in_use(self, release: ReleaseId) -> str:
+        """Why the data of a release must stay, empty when it may go."""
+        inventory = Inventory(released=frozenset([release]))
+        used, blocked = self._used(inventory, {release: 0.0}, self._clock())
+        return used.get(release, blocked)
+
+    def forget(self, release: ReleaseId) -> None:
+        """Measure the needs of a release anew: a download of it has ended."""
+        self._needs = {piece: need for piece, need in self._needs.items() if piece.release != release}
+
+    def _known_bodies(
+        self, desired: Desired, inventory: Inventory
+    ) -> tuple[dict[ReleaseId, Release], dict[ReleaseId, str]]:
+        """Verified headers (of incomplete releases only if the list of files is here), and what is wrong."""
+        bodies: dict[ReleaseId, Release] = {}
+        problems: dict[ReleaseId, str] = {}
+        for release, hold in desired.releases.items():
+            try:
+                header = self._bodies.header(release, hold)
+                if header is None:
+                    continue
+                if not missing(release, header, inventory) or self._bodies.manifest(release, header):
+                    bodies[release] = header
+            except HydraError as e:
+                problems[release] = str(e)
+        for release in inventory.held - desired.releases.keys():
+            if (kept := self._bodies.kept_header(release)) is not None:
+                bodies[release] = kept
+        return bodies, problems
+
+    def _all_needs(
+        self,
+        bodies: Mapping[ReleaseId, Release],
+        inventory: Inventory,
+        running: Mapping[ReleaseId, Transfer],
+    ) -> dict[Piece, Space]:
+        needs = {}
+        for release, header in bodies.items():
+            for name in missing(release, header, inventory):
+                piece = Piece(release, name)
+                if (transfer := running.get(release)) is not None and name in transfer.places:
+                    needs[piece] = Space(transfer.left(name), 0)
+                elif (manifest := self._bodies.manifest(release, header)) is not None:
+                    if piece not in self._needs:
+                        staged = inventory.staged.get(piece)
+                        size_of = self._volumes.staged_sizes(staged, piece) if staged else lambda _: None
+                        block = self._volumes.block_bytes()
+                        self._needs[piece] = Space(*footprint(manifest.files[name], size_of, block))
+                    needs[piece] = self._needs[piece]
+        return needs
+
+    def _used(
+        self, inventory: Inventory, undesired: Mapping[ReleaseId, float], now: float
+    ) -> tuple[dict[ReleaseId, str], str]:
+        """Why releases must stay, and why nothing at all may go."""
+        try:
+            viewed = usage.viewed(self._volumes.root)
+        except Temporary as e:
+            return dict.fromkeys(inventory.held, str(e)), str(e)
+        used = dict.fromkeys(viewed, "a view points to it")
+        left = self._ledger.viewed(viewed, self._limits.idle_grace_s, now)
+        shortest_s = min(self._limits.unused_grace_s, self._limits.idle_grace_s)
+        due = [r for r, since in undesired.items() if since + shortest_s <= now and r not in used]
+        if due:
+            opened, blind = usage.opened(due, self._proc)
+            if blind:
+                reasons = {r: f"{blind}, and a view pointed to it until {timestamp(left[r])}" for r in left}
+                used = {**reasons, **used}
+            used = {**opened, **used}
+        return used, ""
+
+
+def _local_channels(desired: Desired, node: str) -> frozenset[Channel]:
+    return frozenset(
+        alias.channel
+        for service in desired.services.values()
+        if node in service.nodes or not service.nodes
+        for alias in service.aliases.values()
+    )
