@@ -147,9 +147,10 @@ class Alarm(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Alarms(Doc):
-    """`alarms`, written by plan."""
+    """`alarms`, written by plan; `generation` is the highest that it announced, also to nodes now gone."""
 
     alarms: tuple[Alarm, ...] = ()
+    generation: int = 0
 
     def title(self) -> str:
         return f"{len(self.alarms)} alarms" if self.alarms else "No alarm"

@@ -1,0 +1,225 @@
+"""Which releases a node should hold, and why: what services run, what is in use, what a rollback needs.
+
+What a node holds already is given up only for a reason that can be read: never because a document is missing
+or does not parse, and never on a large part of the fleet at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from handlers.core.model import RAM, Alarm, Desired, Hold, ServicePlan
+from handlers.core.names import Channel, Service
+from handlers.core.version import ReleaseId, Version
+from handlers.core.world import ChannelFacts, NodeFacts, World
+
+BRAKED = "held by the brake"
+
+Reasons = dict[ReleaseId, list[str]]
+Holds = dict[ReleaseId, Hold]
+
+
+@dataclass
+class Ledger:
+    """What all nodes have in common: the world, the service plans, each release's digest as first planned.
+
+    A header is written once; where KV now has another one, nodes go on with what they took, with an alarm.
+    """
+
+    world: World
+    plans: Mapping[Service, ServicePlan]
+    proven: Mapping[Service, Mapping[Channel, tuple[Version, ...]]]
+    first: Mapping[ReleaseId, Hold]
+    alarms: list[Alarm] = field(default_factory=list)
+    _asked: dict[Service, list[tuple[ReleaseId, str]]] = field(default_factory=dict)
+    _bodies: dict[ReleaseId, tuple[str, int] | None] = field(default_factory=dict)
+    _holds: dict[tuple[str, int, tuple[str, ...]], Hold] = field(default_factory=dict)
+
+    def asked(self, service: Service) -> list[tuple[ReleaseId, str]]:
+        """The releases that the service wants on each of its nodes, with why."""
+        if service not in self._asked:
+            self._asked[service] = list(self._ask(service)) if service in self.plans else []
+        return self._asked[service]
+
+    def _ask(self, service: Service) -> Iterable[tuple[ReleaseId, str]]:
+        pins = self.world.service(service).pins
+        for alias, plan in self.plans[service].aliases.items():
+            for version, why in ((plan.target, "target"), (plan.start, "start")):
+                if version is not None:
+                    yield ReleaseId.of(plan.channel, version), f"{why} of {service}"
+            channel = self.world.channels.get(plan.channel)
+            if channel is None or channel.deleted:
+                continue
+            pin = pins.get(alias)
+            proven = [v for v in self.proven[service].get(plan.channel, ()) if v not in channel.rejected]
+            named: list[tuple[Version | None, str]] = [
+                (channel.head, "head"),
+                (channel.pin.version if channel.pin else None, "pin of the channel"),
+                (pin.version if pin else None, f"pin of {service}"),
+                (proven[-1] if proven else None, f"proven for {service}"),
+            ]
+            for version, why in named:
+                if version and version in channel.by_version and version not in channel.rejected:
+                    yield ReleaseId.of(plan.channel, version), why
+
+    def hold(self, release: ReleaseId, why: Iterable[str]) -> Hold | None:
+        """The entry of `desired`; None when nobody knows the release's header any more."""
+        if release not in self._bodies:
+            self._bodies[release] = self._body(release)
+        if (body := self._bodies[release]) is None:
+            return None
+        # one object per distinct entry: equal parts of a thousand documents are then written as text once
+        key = (*body, tuple(dict.fromkeys(why)))
+        return self._holds.setdefault(key, Hold(digest=key[0], sequence=key[1], why=key[2]))
+
+    def _body(self, release: ReleaseId) -> tuple[str, int] | None:
+        channel = self.world.channels.get(release.channel)
+        header = channel.by_version.get(release.version) if channel else None
+        before = self.first.get(release)
+        if before is None and (channel is None or header is None):
+            text = f"{release} is needed, but its header is missing or does not parse"
+            self.alarms.append(Alarm(object=f"channel/{release.channel}", text=text))
+            return None
+        if before is None and channel is not None and header is not None:
+            return channel.digests[release.version], header.sequence
+        assert before is not None
+        if channel is not None and header is not None and channel.digests[release.version] != before.digest:
+            text = (
+                f"the header of {release.version} was changed after it was planned; nodes keep the first one"
+            )
+            self.alarms.append(Alarm(object=f"channel/{release.channel}", text=text))
+        return before.digest, before.sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """One node as plan sees it: what it held so far, and the services that it has instances of.
+
+    `sure` = its instances, and what they use, are known; otherwise it gives nothing up.
+    """
+
+    node: NodeFacts
+    previous: Desired
+    services: tuple[Service, ...]
+    sure: bool
+
+    @property
+    def cordoned(self) -> bool:
+        """Whether an operator wants no new data and no moves here."""
+        return self.node.cordon is not None
+
+
+def claims(home: Home, ledger: Ledger) -> Holds:
+    """What the node should hold, by the rules for one node."""
+    reasons: Reasons = {}
+    for service in home.services:
+        for release, why in ledger.asked(service):
+            reasons.setdefault(release, []).append(why)
+    for release, why in _used(home, ledger):
+        reasons.setdefault(release, []).append(why)
+    if home.cordoned:
+        reasons = {release: why for release, why in reasons.items() if release in home.previous.releases}
+    for release, reason in list(_kept(home, ledger, reasons)):
+        reasons[release] = [reason]
+    holds = {release: ledger.hold(release, reasons[release]) for release in sorted(reasons)}
+    return {release: hold for release, hold in holds.items() if hold is not None}
+
+
+def _used(home: Home, ledger: Ledger) -> Iterable[tuple[ReleaseId, str]]:
+    """What local instances have loaded or are on their way to."""
+    states = home.node.states.instances if home.node.states else {}
+    for key, state in sorted(states.items()):
+        plan = ledger.plans.get(state.service) or home.previous.services.get(state.service)
+        for alias, version in [*state.releases.items(), *state.moving.items()]:
+            held = [release for release in home.previous.releases if release.version == version]
+            if plan is not None and alias in plan.aliases:
+                named = ReleaseId.of(plan.aliases[alias].channel, version)
+                held = [named] if named in held or not held else held
+            # else it is forgotten which channel the alias named: whatever has this version may be in use
+            yield from ((release, f"used by {key}") for release in held)
+
+
+def _kept(home: Home, ledger: Ledger, reasons: Reasons) -> Iterable[tuple[ReleaseId, str]]:
+    """What else the node keeps of what it held so far."""
+    by_channel: dict[Channel, list[ReleaseId]] = {}
+    for release in home.previous.releases:
+        if release not in reasons:
+            by_channel.setdefault(release.channel, []).append(release)
+    plans = [ledger.plans[service] for service in home.services if service in ledger.plans]
+    read_here = {part.channel for plan in plans for part in plan.aliases.values()}
+    for name, releases in by_channel.items():
+        channel = ledger.world.channels.get(name)
+        if not home.sure:
+            yield from ((r, "held: the instances here are not known") for r in releases)
+        elif name not in read_here or (channel is not None and channel.deleted):
+            continue
+        elif channel is None or channel.unreadable:
+            yield from ((r, "held: the channel cannot be read") for r in releases)
+        else:
+            yield from _for_rollback(channel, home.previous.releases, releases, reasons)
+
+
+def _for_rollback(
+    channel: ChannelFacts, held: Mapping[ReleaseId, Hold], others: list[ReleaseId], reasons: Reasons
+) -> Iterable[tuple[ReleaseId, str]]:
+    """The newest of what a node has already, up to the channel's count; good ones before rejected ones."""
+    for release in others:
+        if release.version not in channel.by_version:
+            yield release, "held: its header is missing"
+    found = [r for r in others if r.version in channel.by_version]
+    found.sort(key=lambda r: (r.version not in channel.rejected, held[r].sequence, r), reverse=True)
+    claimed = sum(release.channel == channel.name for release in reasons)
+    for release in found[: max(0, channel.settings.keep_on_nodes - claimed)]:
+        yield release, "kept for a rollback"
+
+
+def lost(home: Home, holds: Mapping[ReleaseId, Hold], ledger: Ledger) -> list[ReleaseId]:
+    """What the node would give up only because instances went away: the losses that the brake counts.
+
+    Not counted is what was asked for: a newer release of the same channel, a tombstone, another subscription.
+    """
+    newer = {release.channel for release in holds}
+    result = []
+    for release in home.previous.releases:
+        channel = ledger.world.channels.get(release.channel)
+        if release in holds or release.channel in newer or (channel is not None and channel.deleted):
+            continue
+        braked = BRAKED in home.previous.releases[release].why
+        readers = ledger.plans.keys() if braked else home.previous.services.keys()
+        if any(_reads(ledger, service, release.channel) for service in readers):
+            result.append(release)
+    return result
+
+
+def _reads(ledger: Ledger, service: Service, channel: Channel) -> bool:
+    plan = ledger.plans.get(service)
+    return plan is not None and any(part.channel == channel for part in plan.aliases.values())
+
+
+def ram(home: Home, plans: Mapping[Service, ServicePlan], holds: Holds, world: World) -> dict[str, Version]:
+    """The one version of each RAM dataset of the node: where its services move, or stay while moves stop.
+
+    With services that target different releases of one channel the newest has RAM; the others read from disk.
+    """
+    result: dict[str, tuple[int, Version]] = {}
+    for plan in plans.values():
+        for part in plan.aliases.values():
+            channel = world.channels.get(part.channel)
+            before = {
+                name: version
+                for name, version in home.previous.ram.items()
+                if name.startswith(f"{part.channel}/") and ReleaseId.of(part.channel, version) in holds
+            }
+            version = part.start if part.held or plan.paused else part.target
+            body = channel.by_version.get(version) if channel and version else None
+            fresh = {
+                f"{part.channel}/{name}": body.version
+                for name, dataset in (body.datasets.items() if body else ())
+                if body and dataset.placement == RAM and ReleaseId.of(part.channel, body.version) in holds
+            }
+            stay = plan.paused or body is None
+            for name, v in ({**fresh, **before} if stay else fresh).items():
+                sequence = holds[ReleaseId.of(part.channel, v)].sequence
+                result[name] = max(result.get(name, (-1, v)), (sequence, v))
+    return {name: version for name, (_, version) in sorted(result.items())}

@@ -1,0 +1,249 @@
+"""The whole decision of plan: what every node should hold and run, from what is written and what was planned.
+
+Pure and deterministic: the same world gives the same plan, and the plan of its own output changes nothing, so
+a planner that died between two writes is completed by the next run. Three things are said in this order:
+what is proven and what is wrong (with the generation to come), then the documents of the nodes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from handlers.core.claims import BRAKED, Holds, Home, Ledger, claims, lost, ram
+from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, ServicePlan, Subscription
+from handlers.core.names import Channel, Service
+from handlers.core.targets import proven_versions, service_plan, subscription_of
+from handlers.core.version import ReleaseId, Version
+from handlers.core.world import NodeFacts, ServiceFacts, World
+
+MOST_ALARMS = 200  # of a document that must fit into one value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What plan wants: `desired` by segment of all nodes, of which `changed` differ from what is written.
+
+    `proven` holds only documents that differ. `held` says why nothing may be planned; then only `alarms`
+    counts. `generation` is the highest one, after this plan.
+    """
+
+    desired: Mapping[str, Desired] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+    proven: Mapping[Service, Proven] = field(default_factory=dict)
+    alarms: Alarms
+    generation: int = 0
+    held: str = ""
+
+
+def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float = 0.5) -> Plan:
+    """What the world asks for. `remembered` is the highest generation that this planner has ever written.
+
+    `now` decides only about pins that end by themselves.
+    """
+    written = highest_generation(world)
+    if reason := behind(world, written, remembered):
+        alarms = [*world.alarms, Alarm(object="meta", text=f"planning is held: {reason}")]
+        return Plan(alarms=_alarms(alarms, world.published.generation), generation=written, held=reason)
+    homes, alarms = _homes(world)
+    ledger, found = _ledger(world, homes, now)
+    holds, braked = _holds(homes, ledger, brake_share)
+    generation = max(written, remembered) + 1
+    desired, changed = {}, []
+    for home in homes:
+        fresh = _desired(home, ledger, holds[home.node.segment], generation)
+        if home.node.desired is None or _differs(fresh, home.node.desired):
+            changed.append(home.node.segment)
+        else:
+            fresh = dataclasses.replace(fresh, generation=home.node.desired.generation)
+        desired[home.node.segment] = fresh
+    generation = generation if changed else max(written, world.published.generation)
+    wrong = [*world.alarms, *alarms, *found, *ledger.alarms, *braked]
+    return Plan(
+        desired=desired,
+        changed=tuple(changed),
+        proven={
+            service: Proven(channels=channels)
+            for service, channels in ledger.proven.items()
+            if _proves_more(world.service(service), channels)
+        },
+        alarms=_alarms(wrong, generation),
+        generation=generation,
+    )
+
+
+def highest_generation(world: World) -> int:
+    """The highest generation that KV knows of."""
+    planned = [node.desired.generation for node in world.nodes.values() if node.desired]
+    return max([0, world.published.generation, world.meta.generation_floor if world.meta else 0, *planned])
+
+
+def behind(world: World, written: int, remembered: int) -> str:
+    """Why KV must not be trusted: wiped, or older than what was seen of it. Empty = it may be."""
+    if "meta" in world.unreadable:
+        return "meta does not parse"
+    if world.meta is None:
+        return "meta is missing, so KV was never set up (hydra init) or is wiped (hydra recover)"
+    for node in world.nodes.values():
+        if node.actual is not None and node.actual.generation > written:
+            return (
+                f"node {node.name} has applied generation {node.actual.generation}, KV knows only {written}: "
+                "it was restored from an older state (hydra recover)"
+            )
+    if remembered > written:
+        return (
+            f"generation {remembered} was planned from here, KV knows only {written}: "
+            "it was restored from an older state (hydra recover)"
+        )
+    return ""
+
+
+def _homes(world: World) -> tuple[list[Home], list[Alarm]]:
+    """All nodes that are known, each with what it held so far."""
+    homes, alarms = [], []
+    for node in world.nodes.values():
+        if not node.known:
+            text = "has documents, but none below nodes/ (forgotten, or lost); nothing changes here"
+            alarms.append(Alarm(object=f"node/{node.name}", text=text))
+            continue
+        before = _previous(node)
+        services = (
+            {instance.service for instance in node.instances.instances.values()} if node.instances else set()
+        )
+        if node.instances is None and before.services:
+            services = set(before.services)
+            if "instances" not in node.unreadable:
+                text = "its instances are missing; it keeps what it has"
+                alarms.append(Alarm(object=f"node/{node.name}", text=text))
+        states_missing = node.states is None and bool(services)
+        unsure = (node.instances is None and before.services) or "states" in node.unreadable or states_missing
+        homes.append(Home(node=node, previous=before, services=tuple(sorted(services)), sure=not unsure))
+    return homes, alarms
+
+
+def _previous(node: NodeFacts) -> Desired:
+    """What was planned for the node; where that is lost, what the node itself says that it holds."""
+    if node.desired is not None:
+        return node.desired
+    held = node.actual.releases if node.actual else {}
+    return Desired(
+        node=node.name, generation=0, releases={release: Hold(digest="", sequence=0) for release in held}
+    )
+
+
+def _ledger(world: World, homes: list[Home], now: datetime) -> tuple[Ledger, list[Alarm]]:
+    """The plans of all services that have instances or a subscription."""
+    last = _last_plans(homes)
+    uncordoned = _last_plans(home for home in homes if not home.previous.cordoned)
+    nodes: dict[Service, list[str]] = {}
+    unsure: set[Service] = set()
+    for home in homes:
+        for service in home.services:
+            nodes.setdefault(service, []).append(home.node.name)
+        if home.node.instances is None:
+            unsure.update(home.previous.services)
+    plans: dict[Service, ServicePlan] = {}
+    proven: dict[Service, Mapping[Channel, tuple[Version, ...]]] = {}
+    alarms: list[Alarm] = []
+    for name in sorted(world.services.keys() | nodes.keys() | last.keys()):
+        facts = world.service(name)
+        subscription = _subscription(facts, last.get(name))
+        if subscription is None:
+            if name in nodes and not facts.deleted:
+                text = "has instances, but no subscription that can be read"
+                alarms.append(Alarm(object=f"service/{name}", text=text))
+            continue
+        if facts.subscription is None and "subscription" not in facts.unreadable and name in nodes:
+            text = (
+                "its subscription is missing; it goes on as it was last planned (hydra unsubscribe ends it)"
+            )
+            alarms.append(Alarm(object=f"service/{name}", text=text))
+        before = last.get(name)
+        proven[name] = proven_versions(
+            world, facts, subscription.channels, uncordoned.get(name), name not in unsure
+        )
+        plans[name], found = service_plan(
+            world, facts, subscription, proven[name], before, tuple(sorted(nodes.get(name, ()))), now
+        )
+        alarms += found
+    first = {r: hold for home in homes for r, hold in home.previous.releases.items() if hold.digest}
+    return Ledger(world, plans, proven, first), alarms
+
+
+def _last_plans(homes: Iterable[Home]) -> dict[Service, ServicePlan]:
+    """Each service as it was planned last; cordoned nodes have plans that differ, so they count least."""
+    ordered = sorted(homes, key=lambda h: (not h.previous.cordoned, h.previous.generation, h.node.segment))
+    return {service: plan for home in ordered for service, plan in home.previous.services.items()}
+
+
+def _subscription(facts: ServiceFacts, last: ServicePlan | None) -> Subscription | None:
+    """The subscription in force; None = unsubscribed, or nothing is known."""
+    if facts.deleted:
+        return None
+    return facts.subscription or (subscription_of(last) if last else None)
+
+
+def _holds(homes: list[Home], ledger: Ledger, brake_share: float) -> tuple[dict[str, Holds], list[Alarm]]:
+    """What each node holds, after the brake: no run empties much of the fleet because instances vanish."""
+    holds = {home.node.segment: claims(home, ledger) for home in homes}
+    losses = {home.node.segment: lost(home, holds[home.node.segment], ledger) for home in homes}
+    total = sum(len(home.previous.releases) for home in homes)
+    count, nodes = sum(map(len, losses.values())), sum(map(bool, losses.values()))
+    # one node that gives up its last instances is daily life, also where it is the only one
+    if nodes < 2 or count <= brake_share * total:
+        return holds, []
+    for segment, releases in losses.items():
+        for release in releases:
+            if hold := ledger.hold(release, (BRAKED,)):
+                holds[segment][release] = hold
+    text = (
+        f"instances vanished on {nodes} nodes at once, which would drop {count} of {total} releases there; "
+        "the data stays (hydra unsubscribe, or hydra node forget, if that is meant)"
+    )
+    return holds, [Alarm(object="brake", text=text)]
+
+
+def _desired(home: Home, ledger: Ledger, holds: Holds, generation: int) -> Desired:
+    plans = {service: ledger.plans[service] for service in home.services if service in ledger.plans}
+    if home.cordoned:
+        plans = {service: _cordoned(plan, holds) for service, plan in plans.items()}
+    return Desired(
+        node=home.node.name,
+        generation=generation,
+        releases=holds,
+        ram=ram(home, plans, holds, ledger.world),
+        services=plans,
+        cordoned=home.cordoned,
+        extra=home.previous.extra,
+    )
+
+
+def _cordoned(plan: ServicePlan, holds: Mapping[ReleaseId, Hold]) -> ServicePlan:
+    """No moves; and a new instance begins with what is here, since nothing else will come."""
+    aliases = {}
+    for alias, part in plan.aliases.items():
+        here = [r for r in holds if r.channel == part.channel]
+        if here and part.start is not None and ReleaseId.of(part.channel, part.start) not in here:
+            newest = max(here, key=lambda r: (holds[r].sequence, r))
+            part = dataclasses.replace(part, start=newest.version)  # noqa: PLW2901 - the same alias, on this node
+        aliases[alias] = part
+    return dataclasses.replace(plan, aliases=aliases, paused=True)
+
+
+def _differs(fresh: Desired, written: Desired) -> bool:
+    """Whether the documents differ beyond their generation."""
+    return dataclasses.replace(fresh, generation=written.generation) != written
+
+
+def _proves_more(facts: ServiceFacts, channels: Mapping[Channel, tuple[Version, ...]]) -> bool:
+    return "proven" in facts.unreadable or dict(facts.proven.channels) != dict(channels)
+
+
+def _alarms(alarms: Iterable[Alarm], generation: int) -> Alarms:
+    ordered = sorted({(alarm.object, alarm.text) for alarm in alarms})
+    shown = [Alarm(object=owner, text=text) for owner, text in ordered[:MOST_ALARMS]]
+    if len(ordered) > MOST_ALARMS:
+        shown.append(Alarm(object="alarms", text=f"{len(ordered) - MOST_ALARMS} more are not listed"))
+    return Alarms(alarms=tuple(shown), generation=generation)

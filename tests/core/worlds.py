@@ -1,0 +1,190 @@
+"""A cluster's KV for tests, written with few words: `Cluster` is a dict of key → bytes with verbs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from handlers.core import codec, keys, model
+from handlers.core.desired import Plan, plan
+from handlers.core.entries import read
+from handlers.core.names import Channel, InstanceKey, Service, segment
+from handlers.core.version import ReleaseId, Version
+from handlers.core.world import World
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+PLACES = Channel("prod/search/places")
+STREETS = Channel("prod/search/streets")
+COMPLETE = Service("prod/search/complete")
+ROUTE = Service("prod/search/route")
+
+
+def v(number: int) -> Version:
+    """The version of day `number`."""
+    return Version(f"2026-01-{number:02d}T00-00-00")
+
+
+def rid(number: int, channel: Channel = PLACES) -> ReleaseId:
+    return ReleaseId.of(channel, v(number))
+
+
+class Cluster(dict[str, bytes]):
+    """KV as plain bytes by key; each verb does what a person, a node or a publisher would write."""
+
+    def __init__(self, *others: Mapping[str, bytes]) -> None:
+        super().__init__()
+        for other in others:
+            self.update(other)
+        if not others:
+            self.put(keys.META, model.Meta(environments=("prod",)))
+
+    def put(self, key: str, doc: model.Doc) -> None:
+        self[key] = codec.encode(doc)
+
+    def publish(
+        self, number: int, channel: Channel = PLACES, *, sequence: int = 0, placement: str = model.DISK
+    ) -> None:
+        dataset = model.Dataset(
+            source=f"s3://b/{number}/", placement=placement, files=1, bytes=10, version=v(number)
+        )
+        header = model.Release(
+            channel=channel,
+            version=v(number),
+            sequence=sequence or number,
+            datasets={"index": dataset},
+            manifest=model.ManifestRef(digest=f"sha256:{number}", bytes=5),
+        )
+        self.put(keys.release(channel, v(number)), header)
+        self[keys.head(channel)] = v(number).encode()
+
+    def subscribe(self, service: Service = COMPLETE, **channels: Channel) -> None:
+        self.put(
+            keys.subscription(service),
+            model.Subscription(channels=channels or {"places": PLACES}, reload="none"),
+        )
+
+    def unsubscribe(self, service: Service = COMPLETE) -> None:
+        self.put(keys.subscription(service), model.Subscription(tombstone=model.Note(who="me")))
+
+    def delete_channel(self, channel: Channel = PLACES) -> None:
+        self.put(keys.settings(channel), model.ChannelSettings(tombstone=model.Note(who="me")))
+
+    def settings(self, channel: Channel = PLACES, keep_on_nodes: int = 2, **fields: int) -> None:
+        settings = model.ChannelSettings(keep_on_nodes=keep_on_nodes, **fields)  # type: ignore[arg-type]
+        self.put(keys.settings(channel), settings)
+
+    def reject(self, number: int, channel: Channel = PLACES) -> None:
+        self.put(keys.rejected(channel, v(number)), model.Rejected(who="me", why="wrong"))
+
+    def judge(
+        self, number: int, verdict: str = "halted", service: Service = COMPLETE, channel: Channel = PLACES
+    ) -> None:
+        key = keys.verdicts(service)
+        old = codec.decode(model.Verdicts, self[key], key) if key in self else model.Verdicts()
+        found = model.Verdict(
+            id=f"id{number}", verdict=verdict, reason="does not load", node="n1", instance="x"
+        )
+        self.put(key, model.Verdicts(releases={**old.releases, rid(number, channel): found}))
+
+    def control(self, service: Service = COMPLETE, **fields: object) -> None:
+        self.put(keys.control(service), dataclasses.replace(model.Control(), **fields))  # type: ignore[arg-type]
+
+    def node(self, name: str, *services: Service, alive: bool = True, replicas: int = 1) -> None:
+        self.put(keys.info(name), model.NodeInfo(node=name))
+        if alive:
+            self[keys.alive(name)] = b"session"
+        instances = {
+            InstanceKey.of(service, f"i{number}"): model.Instance(
+                service=service, id=f"i{number}", incarnation="1"
+            )
+            for service in services
+            for number in range(replicas)
+        }
+        self.put(keys.instances(name), model.Instances(instances=instances))
+        if keys.states(name) not in self:
+            self.put(keys.states(name), model.States(node=name))
+
+    def runs(
+        self,
+        node: str,
+        service: Service = COMPLETE,
+        *,
+        moving: Mapping[str, Version] | None = None,
+        incarnation: str = "1",
+        **releases: int,
+    ) -> None:
+        """All instances of the service on the node say what they have loaded, by alias."""
+        key = keys.instances(node)
+        states_key = keys.states(node)
+        old = codec.decode(model.States, self[states_key], states_key)
+        found = {
+            name: model.InstanceState(
+                service=service,
+                id=instance.id,
+                incarnation=incarnation,
+                state=model.Ready.READY,
+                releases={alias: v(number) for alias, number in releases.items()},
+                moving=moving or {},
+            )
+            for name, instance in codec.decode(model.Instances, self[key], key).instances.items()
+            if instance.service == service
+        }
+        self.put(states_key, model.States(node=node, instances={**old.instances, **found}))
+
+    def applied(self, node: str, generation: int, **releases: model.State) -> None:
+        self.put(keys.actual(node), model.Actual(node=node, generation=generation))
+
+    def cordon(self, node: str) -> None:
+        self.put(keys.cordon(node), model.Cordon(who="me"))
+
+    def forget(self, name: str) -> None:
+        """As `hydra node forget` does."""
+        gone = (
+            keys.node(name),
+            keys.desired(name),
+            keys.actual(name),
+            keys.states(name),
+            keys.progress(name),
+        )
+        for key in [key for key in self if key.startswith(gone[0]) or key in gone]:
+            del self[key]
+
+    def drop(self, *prefixes: str) -> None:
+        for key in [key for key in self if key.startswith(prefixes)]:
+            del self[key]
+
+    def world(self) -> World:
+        return read(self)
+
+    def plan(self, *, remembered: int = 0, brake_share: float = 0.5, now: datetime = NOW) -> Plan:
+        return plan(self.world(), now=now, remembered=remembered, brake_share=brake_share)
+
+    def run(self, **limits: float) -> Plan:
+        """Plan and write, as the handler does."""
+        made = self.plan(brake_share=limits.get("brake_share", 0.5))
+        for key, value in writes(made):
+            self[key] = value
+        return made
+
+    def desired(self, node: str) -> model.Desired:
+        return codec.decode(model.Desired, self[keys.desired(node)], node)
+
+    def alias(self, node: str = "n1", alias: str = "places", service: Service = COMPLETE) -> model.AliasPlan:
+        return self.desired(node).services[service].aliases[alias]
+
+    def held(self, node: str = "n1") -> set[ReleaseId]:
+        return set(self.desired(node).releases)
+
+
+def writes(made: Plan) -> list[tuple[str, bytes]]:
+    """The writes of a plan in their order."""
+    result = [(keys.ALARMS, codec.encode(made.alarms))]
+    if made.held:
+        return result
+    result += [(keys.proven(service), codec.encode(doc)) for service, doc in made.proven.items()]
+    return result + [(keys.DESIRED + segment(n), codec.encode(made.desired[n])) for n in made.changed]
+
+
+def texts(made: Plan) -> str:
+    return "\n".join(f"{alarm.object}: {alarm.text}" for alarm in made.alarms.alarms)
