@@ -1,0 +1,121 @@
+"""What the demo does to a node: it kills the handler in mid-download, and deletes all data."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from handlers.adapters.volume import PARTS
+from handlers.core.errors import HydraError, Timeout
+from handlers.core.names import Channel
+from hydra_cli.dev.demo.world import bytes_of
+
+LOOK_S = 0.002  # the download of the demo takes about a second
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A handler that was killed while it had files of a release open for writing.
+
+    `finished` are the files that were there already, by inode with their size: what a resumed download keeps.
+    """
+
+    pid: int
+    program: str
+    bytes: int
+    finished: dict[int, int]
+
+    def kept(self, root: Path, channel: Channel, version: str) -> int:
+        """Bytes of the finished release that were there when the handler was killed: the same inodes."""
+        there = {status.st_ino for status in data_files(root, channel, version, "data").values()}
+        return sum(size for inode, size in self.finished.items() if inode in there)
+
+
+def kill_download(root: Path, channel: Channel, version: str, least_bytes: int, limit_s: float) -> Hit:
+    """Kill -9 whoever writes the release into staging, once `least_bytes` of it are there.
+
+    Raises `HydraError` when the download was over before it could be hit, `Timeout` when it never began.
+    """
+    until = time.monotonic() + limit_s
+    staging = tuple(volume / "staging" / channel / version for volume in (root / "volumes").iterdir())
+    while time.monotonic() < until:
+        if bytes_of(root, channel, version) >= least_bytes and (pids := _writers(staging)):
+            program = _command(pids[0])
+            os.kill(pids[0], signal.SIGKILL)
+            files = data_files(root, channel, version, "staging").items()
+            finished = {status.st_ino: status.st_size for path, status in files if PARTS not in path.parts}
+            return Hit(pids[0], program, bytes_of(root, channel, version), finished)
+        if (root / "releases" / channel / version).exists():
+            raise HydraError(f"the download of {version} was over before it could be killed")
+        time.sleep(LOOK_S)
+    raise Timeout(f"{limit_s:.0f} s are over, still waiting for the download of {version} to begin")
+
+
+def _writers(folders: Collection[Path]) -> list[int]:
+    """The processes that have a file below one of the folders open."""
+    wanted = tuple(f"{folder}/" for folder in folders)
+    return [pid for pid, path in _open_files() if path.startswith(wanted)]
+
+
+def _command(pid: int) -> str:
+    """The last words of a process's command line, which name the handler."""
+    return " ".join(Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")[-2:])
+
+
+def _open_files() -> Iterator[tuple[int, str]]:
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            for descriptor in (process / "fd").iterdir():
+                yield int(process.name), str(descriptor.readlink())
+        except OSError:
+            continue  # ended, or not ours
+
+
+def data_files(root: Path, channel: Channel, version: str, stage: str) -> dict[Path, os.stat_result]:
+    """The files of a release in `staging` or `data` of all volumes."""
+    found: dict[Path, os.stat_result] = {}
+    for volume in (root / "volumes").iterdir():
+        found |= _files(volume / stage / channel / version)
+    return found
+
+
+def _files(folder: Path) -> dict[Path, os.stat_result]:
+    """The files below a folder that somebody may be changing."""
+    found = {}
+    for above, _, names in os.walk(folder):
+        for path in (Path(above, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                found[path] = path.stat()
+    return found
+
+
+def wipe(root: Path, volumes: Collection[str]) -> dict[str, int]:
+    """Delete everything on all volumes and all links to it, as an emptied disk would; what was lost.
+
+    The result has the files on `volumes` with their sizes, by path below the root.
+    """
+    lost = contents(root, volumes)
+    for folder in (root / "releases", *(root / "volumes").iterdir()):
+        for entry in folder.iterdir():
+            _delete(entry)
+    return lost
+
+
+def _delete(folder: Path) -> None:
+    for path, _, _ in os.walk(folder):
+        Path(path).chmod(0o755)  # complete data is read-only, folders too
+    shutil.rmtree(folder)
+
+
+def contents(root: Path, volumes: Collection[str]) -> dict[str, int]:
+    """All finished files on the volumes, with their sizes, by path below the root."""
+    found: dict[Path, os.stat_result] = {}
+    for name in volumes:
+        found |= _files(root / "volumes" / name / "data")
+    return {str(path.relative_to(root)): status.st_size for path, status in found.items()}
