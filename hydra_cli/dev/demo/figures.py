@@ -109,7 +109,7 @@ class Times:
     published: float | None = None
     first_byte: float | None = None
     all_serving: float | None = None
-    rolled_back: float | None = None
+    rejected: float | None = None
     first_drain: float | None = None
     all_back: float | None = None
 
@@ -183,9 +183,17 @@ def spans(times: Times) -> dict[str, float | None]:
     return {
         "publish → first byte on a node": between(times.published, times.first_byte),
         "publish → all serving": between(times.published, times.all_serving),
-        "rollback → first drain": between(times.rolled_back, times.first_drain),
-        "rollback → all back": between(times.rolled_back, times.all_back),
+        "rollback → first drain": between(times.rejected, times.first_drain),
+        "rollback → all back": between(times.rejected, times.all_back),
     }
+
+
+def rate(requests: Sequence[Request]) -> float:
+    """Requests per second that were sent."""
+    if len(requests) < 2:
+        return 0.0
+    sent = [request.sent for request in requests]
+    return (len(sent) - 1) / max(max(sent) - min(sent), 1e-9)
 
 
 def percentiles(requests: Sequence[Request]) -> tuple[float, float]:

@@ -28,6 +28,11 @@ class Edition:
     version: str
     smallest: int
 
+    @property
+    def title(self) -> str:
+        """What is in it."""
+        return f"places of {self.smallest:,} inhabitants or more"
+
 
 EDITIONS = (
     Edition("2019-12-15T00-00-00", 15_000),

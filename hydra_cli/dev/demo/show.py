@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -16,6 +16,7 @@ from hydra_cli.output import safe
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 FRAMES_PER_S = 5
 
@@ -65,78 +66,75 @@ class PlainShow:
 class _Scene:
     title: str
     begin: float
-    end: float | None = None
     notes: list[str] = field(default_factory=list)
 
 
 class LiveShow:
-    """A picture that moves: the scenes, the replicas, the nodes, the traffic."""
+    """A picture that moves: the present scene, replicas, nodes, traffic. What is over stays above it."""
 
     def __init__(self, console: Console) -> None:
         from rich.live import Live
 
         self._start = time.monotonic()
-        self._scenes: list[_Scene] = []
+        self._scene: _Scene | None = None
         self._world: World | None = None
         self._lock = threading.Lock()
         self._live = Live(
-            console=console, refresh_per_second=FRAMES_PER_S, get_renderable=self._picture, transient=False
+            console=console, refresh_per_second=FRAMES_PER_S, get_renderable=self._picture, transient=True
         )
         self._live.start()
 
     def scene(self, title: str) -> None:
-        """End the scene before and begin another."""
-        now = time.monotonic()
+        """Leave the scene before above the picture, and begin another."""
+        self._leave()
         with self._lock:
-            if self._scenes:
-                self._scenes[-1].end = now
-            self._scenes.append(_Scene(title, now))
+            self._scene = _Scene(title, time.monotonic())
 
     def note(self, text: str) -> None:
         """Add to the scene."""
         with self._lock:
-            self._scenes[-1].notes.append(text)
+            if self._scene:
+                self._scene.notes.append(text)
 
     def look_at(self, world: World) -> None:
         """Show this cluster from now on."""
         self._world = world
 
     def close(self) -> None:
-        """Leave the last picture on the terminal."""
-        with self._lock:
-            if self._scenes and self._scenes[-1].end is None:
-                self._scenes[-1].end = time.monotonic()
+        """Leave the last scene on the terminal, without the picture."""
+        self._leave()
         self._live.stop()
+
+    def _leave(self) -> None:
+        with self._lock:
+            over, self._scene = self._scene, None
+        if over:
+            self._live.console.print(_told(over, over=True))
 
     def _picture(self) -> RenderableType:
         from rich.console import Group
         from rich.text import Text
 
+        head = Text(f"\nhydra dev demo   {time.monotonic() - self._start:.0f} s", style="bold")
         with self._lock:
-            told = _told(self._scenes, self._start)
+            told = _told(self._scene, over=False) if self._scene else Text()
         if self._world is None:
-            return told
+            return Group(told, head)
         seen = self._world.seen
-        return Group(
-            told, Text(), _replicas(self._world, seen), _nodes(self._world, seen), _traffic(seen.traffic)
-        )
+        tables = (_replicas(self._world, seen), _nodes(self._world, seen))
+        return Group(told, head, *tables, _traffic(seen.traffic))
 
 
-def _told(scenes: Sequence[_Scene], start: float) -> RenderableType:
-    """All scenes; what happened in the present one in full, of the others the last line."""
+def _told(scene: _Scene, *, over: bool) -> Text:
+    """A scene with what happened in it."""
     from rich.text import Text
 
-    now = time.monotonic()
     text = Text()
-    text.append(f"hydra dev demo  {now - start:5.1f} s\n\n", style="bold")
-    for scene in scenes:
-        over = scene.end is not None
-        text.append(" ✓ " if over else " ▶ ", style="green" if over else "cyan")
-        text.append(f"{(scene.end or now) - scene.begin:5.1f} s  ", style="dim")
-        text.append(f"{scene.title}\n", style="" if over else "bold")
-        for note in scene.notes[-1:] if over else scene.notes:
-            text.append(f"            {safe(note)}\n", style="dim" if over else "")
-    text.rstrip()
+    text.append("✓ " if over else "▶ ", style="green" if over else "cyan")
+    text.append(safe(scene.title), style="bold")
+    text.append(f"  {time.monotonic() - scene.begin:.1f} s", style="dim")
+    for note in scene.notes:
+        text.append(f"\n    {safe(note)}", style="cyan" if note.startswith("$") else "dim" if over else "")
     return text
 
 
@@ -171,7 +169,7 @@ def _mark(state: State) -> str:
     return {State.SUCCESS: "[green]✓[/]", State.FAILED: "[red]✗[/]"}.get(state, "[cyan]↓[/]")
 
 
-def _traffic(report: Mapping[str, Any]) -> RenderableType:
+def _traffic(report: Mapping[str, Any]) -> Text:
     from rich.text import Text
 
     if not report:

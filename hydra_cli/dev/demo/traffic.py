@@ -131,6 +131,7 @@ class Sums:
     mixed: int = 0
     late_sends: int = 0
     oldest_view_s: float = 0.0
+    fewest: int | None = None  # replicas in a health view that was used
     reasons: Counter[str] = field(default_factory=Counter)
     serves: dict[str, str] = field(default_factory=dict)  # by replica: the version that it answered with last
 
@@ -193,6 +194,8 @@ class Traffic:
         """A replica in service; waits for a health view that is fresh enough."""
         while (view := self._health.view).age_s > VIEW_AGE_S:  # noqa: ASYNC110 (a thread makes it fresh)
             await asyncio.sleep(0.005)
+        known = len(view.replicas)
+        self.sums.fewest = known if self.sums.fewest is None else min(self.sums.fewest, known)
         self.sums.oldest_view_s = max(self.sums.oldest_view_s, view.age_s)
         if not view.replicas:
             raise Failed("no replica in service")

@@ -17,15 +17,15 @@ from typing import Any, TypeVar
 from handlers.adapters.ports import KV, Entry
 from handlers.core import codec, keys
 from handlers.core.errors import HydraError, Malformed, Timeout
-from handlers.core.model import Actual, Doc, InstanceState, Ready, ReleaseStatus, Slots, States
+from handlers.core.model import Actual, Doc, InstanceState, Ready, ReleaseStatus, Slots, State, States, Step
 from handlers.core.names import Channel, Service
 from hydra_cli.dev.demo.figures import Mark
 
 WAIT_S = 2.0  # of one blocking query, so that threads end soon after the demo
 AWAY_S = 0.2
+LOOK_AGAIN_S = 0.25  # for conditions on more than what the threads see
 GLANCE_S = 0.01  # between two looks at the views; the times themselves come from the files
 D = TypeVar("D", bound=Doc)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,6 @@ class Seen:
     marks: list[Mark] = field(default_factory=list)
     first_bytes: dict[str, dict[str, float]] = field(default_factory=dict)  # version → node → when
     traffic: dict[str, Any] = field(default_factory=dict)  # the client's last report
-    fewest_in_service: int | None = None  # in the client's eyes, since all were there for the first time
 
     def instance(self, replica: Replica, service: Service) -> InstanceState | None:
         """What its node says of a replica."""
@@ -108,25 +107,42 @@ class World:
         for thread in self._threads:
             thread.join(WAIT_S * 2)
 
-    def wait(self, what: str, condition: Callable[[Seen], T | None], limit_s: float) -> T:
-        """What `condition` returns as soon as it is true; raises `Timeout` that says `what` never came."""
+    def wait(self, what: str, condition: Callable[[], object], limit_s: float) -> None:
+        """Return as soon as `condition` is true; raises `Timeout` that says `what` never came."""
         until = time.monotonic() + limit_s
         with self._changed:
-            while not (result := condition(self.seen)):
+            while not condition():
                 left_s = until - time.monotonic()
                 if left_s <= 0:
-                    raise Timeout(f"{limit_s:.0f} s are over, still waiting for {what}")
-                self._changed.wait(min(left_s, 0.5))
-            return result
+                    raise Timeout(f"{limit_s:.0f} s are over, still waiting: {what}")
+                self._changed.wait(min(left_s, LOOK_AGAIN_S))
 
     def take_traffic(self, report: dict[str, Any]) -> None:
         """The traffic client's newest report."""
         with self._changed:
-            seen, passing = self.seen, len(report["passing"])
-            seen.traffic = report
-            if seen.fewest_in_service is not None or passing == len(self.replicas):
-                seen.fewest_in_service = min(seen.fewest_in_service or passing, passing)
+            self.seen.traffic = report
             self._changed.notify_all()
+
+    def holds(self, node: str, version: str) -> bool:
+        """The node has the whole release."""
+        status = self.seen.status(node, self.channel, version)
+        return status is not None and status.state is State.SUCCESS
+
+    def runs(self, replica: Replica, version: str) -> bool:
+        """Its node says that the replica is ready on the release, and not on its way anywhere."""
+        state = self.seen.instance(replica, self.service)
+        return (
+            state is not None
+            and (state.state, state.step) == (Ready.READY, Step.IDLE)
+            and set(state.releases.values()) == {version}
+        )
+
+    def answers(self, replica: Replica, version: str) -> bool:
+        """The replica is in service and answered from the release, in the eyes of the traffic client."""
+        report = self.seen.traffic
+        return (
+            bool(report) and replica.id in report["passing"] and report["serves"].get(replica.id) == version
+        )
 
     def _follow(self, prefix: str, take: Callable[[Mapping[str, Entry], float], None]) -> None:
         index = 0
