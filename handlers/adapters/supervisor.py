@@ -16,14 +16,19 @@ _NO_SUCH_NAME, _ALREADY_STARTED, _NOT_RUNNING = 10, 60, 70  # supervisor.xmlrpc.
 
 
 class Supervisor:
-    """One supervisord, by the address that it gives its children: `unix:///path` or `http://host:port`."""
+    """One supervisord, by the address that it gives its children: `unix:///path` or `http://host:port`.
 
-    def __init__(self, url: str) -> None:
+    `timeout_s` is for each answer; a restart is answered only once the process is up.
+    """
+
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("unix", "http"):
             raise Usage(f"supervisor address {url!r} must be unix:///path or http://host:port")
         self._url = url
-        self._connect = _unix(parts.path) if parts.scheme == "unix" else _tcp(parts.netloc)
+        self._connect = (
+            _unix(parts.path, timeout_s) if parts.scheme == "unix" else _tcp(parts.netloc, timeout_s)
+        )
 
     def signal_group(self, group: str, signal: str) -> None:
         """Send a signal to every running process of a group; one that is not running is passed over."""
@@ -69,13 +74,13 @@ class Supervisor:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         try:
             self.sock.connect(self._path)
         except OSError:
@@ -83,9 +88,9 @@ class _UnixConnection(http.client.HTTPConnection):
             raise
 
 
-def _unix(path: str) -> Any:
-    return lambda: _UnixConnection(path)
+def _unix(path: str, timeout_s: float) -> Any:
+    return lambda: _UnixConnection(path, timeout_s)
 
 
-def _tcp(host: str) -> Any:
-    return lambda: http.client.HTTPConnection(host, timeout=TIMEOUT_S)
+def _tcp(host: str, timeout_s: float) -> Any:
+    return lambda: http.client.HTTPConnection(host, timeout=timeout_s)
