@@ -1,0 +1,281 @@
+"""`discover`: keep `nodes/<node>/instances`, `info` and `alive` true. Runs until it is ended.
+
+    Consul catalog + registrations by hand + what was known before  ->  nodes/<node>/instances
+
+Threads block on everything that may change the picture and ring; the one loop then reads it all anew,
+decides in `core.discovery`, and writes: first to the local state (reload works from that while Consul is
+away), then to the KV. While `meta` is missing, the KV was wiped or never set up, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handlers import log
+from handlers.adapters.ports import Cas, Entry, Listing, Lock
+from handlers.context import Context, agent_name
+from handlers.core import codec, keys
+from handlers.core.discovery import Discovery, Reading, Registered, discover
+from handlers.core.errors import Conflict, HydraError, Malformed
+from handlers.core.model import FORMAT, Instance, Instances, NodeInfo
+from handlers.core.names import InstanceKey
+
+LONGEST_BLOCK_S = 60.0
+RETRY_S = 2.0
+_INSTANCES, _NODE, _SESSION = "instances", "discovered-node", "sessions/discover"
+
+
+def run(ctx: Context) -> str:
+    """Keep the node's documents true until the process is ended; does not return."""
+    ring = threading.Event()
+    node = Discoverer(ctx)
+    for read in (node.block_on_catalog, node.block_on_node, node.block_on_meta):
+        threading.Thread(target=_listen, args=(read, ring), name=read.__name__, daemon=True).start()
+    said = ""
+    while True:
+        ring.clear()
+        sentence, wait_s = node.attempt()
+        if sentence != said:
+            log.info("discover", sentence, node=ctx.node)
+            said = sentence
+        ring.wait(wait_s)
+
+
+def _listen(read: Callable[[int], int], ring: threading.Event) -> None:
+    """Ring when `read`, which blocks on an index and returns the next one, comes back with another one."""
+    index = 0
+    while True:
+        try:
+            fresh = read(index)
+        except HydraError:
+            index = 0  # so that whatever happened in between rings
+            time.sleep(RETRY_S)
+            continue
+        if fresh != index:
+            index = fresh
+            ring.set()
+
+
+@dataclass(frozen=True)
+class _World:
+    """One look at the KV and the catalog."""
+
+    reading: Reading
+    node: Listing
+    alarms: tuple[str, ...]
+
+
+class Discoverer:
+    """The state of one running `discover`: what it knows of the instances, and its session."""
+
+    def __init__(self, ctx: Context, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ctx, self._kv, self._local, self._clock = ctx, ctx.kv, ctx.local, clock
+        self._agent = ""
+        self._known: Discovery | None = None
+        self._versions: Mapping[str, str] = {}
+        self._warned: tuple[str, ...] = ()
+
+    def attempt(self) -> tuple[str, float]:
+        """One round: the sentence for the log, and in how many seconds the next one is due at the latest."""
+        try:
+            sentence = self.converge()
+        except Conflict as e:
+            return f"lost a race and reads again ({e})", 0.1
+        except HydraError as e:
+            self._agent = ""  # when it answers again it may be another version, or have another name
+            return f"cannot go on now, nothing is dropped meanwhile: {e}", RETRY_S
+        return sentence, self._next_s()
+
+    def converge(self) -> str:
+        """Read everything, write what differs; the sentence for the log."""
+        if not self._agent:
+            self._start()
+        if self._kv.get(keys.META)[0] is None:
+            return "waits for `hydra init` or `hydra recover`: the KV has no meta, so it is new or was wiped"
+        world = self._read()
+        before = self._known or self._remembered(world.node)
+        after = discover(before, world.reading, self._clock(), self._ctx.settings.limits.drop_after_s)
+        alarms = (*world.alarms, *after.alarms)
+        self._report(after, alarms)
+        document = codec.encode(Instances(instances=after.instances, alarms=alarms))
+        self._local.write(_INSTANCES, document)
+        self._known = after
+        if stranger := self._stay_alive(world.node):
+            return stranger
+        self._write(keys.instances(self._ctx.node), document, world.node)
+        self._write(keys.info(self._ctx.node), codec.encode(self._info()), world.node)
+        return f"knows {len(after.instances)} instances, {len(after.missing)} of them missing"
+
+    # --- what the listening threads block on ---
+
+    def block_on_catalog(self, after: int) -> int:
+        """The index of this node's services in the catalog, once it is another one than `after`."""
+        return self._kv.get_json(self._services_path(), after=after, wait_s=LONGEST_BLOCK_S)[1]
+
+    def block_on_node(self, after: int) -> int:
+        """The same for everything below `nodes/<node>/`: registrations come, `alive` goes."""
+        return self._kv.list(keys.node(self._ctx.node), after=after, wait_s=LONGEST_BLOCK_S).index
+
+    def block_on_meta(self, after: int) -> int:
+        """The same for `meta`."""
+        return self._kv.get(keys.META, after=after, wait_s=LONGEST_BLOCK_S)[1]
+
+    # --- reading ---
+
+    def _start(self) -> None:
+        """Learn who the agent is, and tell when this node has another name than before."""
+        said, _ = self._kv.get_json("agent/self")
+        name = agent_name(self._kv, self._local)
+        self._versions = {"consul": str((said or {}).get("Config", {}).get("Version", ""))} | _own_version()
+        before = _text(self._local.read(_NODE))
+        if before and before != self._ctx.node:
+            self._leave(before)
+        self._local.write(_NODE, self._ctx.node.encode())
+        self._agent = name
+
+    def _leave(self, before: str) -> None:
+        """This node has a new name: the old one is not alive any more, but its documents are an operator's."""
+        log.warning(
+            "discover",
+            f"this node was called {before}; what the KV has of {before} is not taken over, and stays until"
+            f" `hydra node forget {before}`",
+            node=self._ctx.node,
+        )
+        if session := _text(self._local.read(_SESSION)):
+            self._kv.destroy_session(session)
+        self._local.delete(_SESSION)
+
+    def _read(self) -> _World:
+        """Everything at once; raises rather than leave something out."""
+        node = self._kv.list(keys.node(self._ctx.node))
+        catalog, _ = self._kv.get_json(self._services_path(), {"consistent": ""})
+        mine, _ = self._kv.get_json("agent/services")
+        by_hand, alarms = _by_hand(node.entries.get(keys.registrations(self._ctx.node)))
+        ids = None if mine is None else frozenset(mine)
+        return _World(Reading(catalog=_rows(catalog), agent_ids=ids, by_hand=by_hand), node, alarms)
+
+    def _services_path(self) -> str:
+        return f"catalog/node-services/{self._agent or agent_name(self._kv, self._local)}"
+
+    def _remembered(self, node: Listing) -> Discovery:
+        """What the run before knew: from the disk, or where that was emptied, from the KV."""
+        entry = node.entries.get(keys.instances(self._ctx.node))
+        for raw in (self._local.read(_INSTANCES), entry.value if entry else None):
+            if raw is None:
+                continue
+            try:
+                return Discovery(instances=codec.decode(Instances, raw, "instances known before").instances)
+            except Malformed as e:
+                log.warning("discover", "cannot read what it wrote before", error=e, node=self._ctx.node)
+        return Discovery()
+
+    # --- writing ---
+
+    def _write(self, key: str, value: bytes, node: Listing) -> None:
+        """Write where it differs, guarded by what was read; raises `Conflict`."""
+        old = node.entries.get(key)
+        if old is None or old.value != value:
+            self._kv.txn([Cas(key, value, old.index if old else 0)])
+
+    def _info(self) -> NodeInfo:
+        return NodeInfo(
+            node=self._ctx.node,
+            consul_node=self._agent,
+            volumes=self._ctx.settings.volumes,
+            labels=self._ctx.settings.labels,
+            versions=self._versions,
+        )
+
+    def _stay_alive(self, node: Listing) -> str:
+        """Hold `alive` with a session of ours; a sentence when another machine holds it."""
+        key, session = keys.alive(self._ctx.node), self._session()
+        entry = node.entries.get(key)
+        if entry and entry.session == session:
+            return ""
+        if entry and entry.session:
+            info, _ = self._kv.get_json(f"session/info/{entry.session}", {"consistent": ""})
+            holder = str(info[0]["Node"]) if info else ""
+            if holder and holder != self._agent:
+                # both would rewrite each other's documents for ever
+                return f"writes nothing: the machine of the Consul agent {holder} has the same node name"
+            self._kv.destroy_session(entry.session)  # of a run whose disk was emptied
+        self._kv.txn([Lock(key, _alive(self._ctx.node), session)])
+        return ""
+
+    def _session(self) -> str:
+        """Our session, renewed; a new one where it has ended."""
+        session = _text(self._local.read(_SESSION))
+        if session and self._kv.renew_session(session):
+            return session
+        ttl_s = self._ctx.settings.limits.alive_ttl_s
+        session = self._kv.create_session(f"hydra alive {self._ctx.node}", ttl_s=ttl_s, behavior="delete")
+        self._local.write(_SESSION, session.encode())
+        return session
+
+    def _report(self, after: Discovery, alarms: tuple[str, ...]) -> None:
+        """Log what was dropped, and each set of alarms once."""
+        for key in after.dropped:
+            log.info("discover", "dropped an instance that is gone", node=self._ctx.node, instance=key)
+        if alarms != self._warned:
+            for alarm in alarms:
+                log.warning("discover", alarm, node=self._ctx.node)
+            self._warned = alarms
+
+    def _next_s(self) -> float:
+        """Until the session must be renewed, or the first missing instance may be dropped."""
+        limits = self._ctx.settings.limits
+        missing = self._known.missing.values() if self._known else ()
+        due = [since + limits.drop_after_s - self._clock() for since in missing]
+        return max(0.1, min([limits.alive_ttl_s / 3, *due]))
+
+
+def _by_hand(entry: Entry | None) -> tuple[Mapping[InstanceKey, Instance] | None, tuple[str, ...]]:
+    """What operators registered, and alarms; None where it does not parse: then all stays as it is."""
+    if entry is None:
+        return {}, ()
+    try:
+        return codec.decode(Instances, entry.value, entry.key).instances, ()
+    except Malformed as e:
+        return None, (f"{e}; until it is mended no instance of this node is dropped",)
+
+
+def _rows(answer: Any) -> tuple[Registered, ...] | None:
+    """The services in an answer of `catalog/node-services`; None when the catalog does not know the node."""
+    if not answer or not answer.get("Node"):
+        return None
+    address = str(answer["Node"].get("Address", ""))
+    return tuple(
+        Registered(
+            id=row["ID"],
+            name=row["Service"],
+            address=row.get("Address") or address,
+            port=row.get("Port", 0),
+            incarnation=str(row["CreateIndex"]),
+            meta=row.get("Meta") or {},
+        )
+        for row in answer.get("Services") or ()
+        if not row.get("Kind")  # a sidecar proxy inherits the meta of its service
+    )
+
+
+def _own_version() -> dict[str, str]:
+    from importlib import metadata
+
+    try:
+        return {"hydra": metadata.version("hydra-datasets")}
+    except metadata.PackageNotFoundError:
+        return {}
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode(errors="replace").strip()
+
+
+def _alive(node: str) -> bytes:
+    about = {"about": f"Node {node} is alive for as long as this key exists", "format": FORMAT, "node": node}
+    return (json.dumps(about, indent=2) + "\n").encode()
