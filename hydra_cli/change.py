@@ -7,13 +7,18 @@ there is no change without a trace, and no trace without a change.
 from __future__ import annotations
 
 import uuid
+from typing import TypeVar
 
 from handlers.adapters.ports import KV, Cas, CheckIndex, DeleteCas, Entry, Op
 from handlers.core import codec, keys
 from handlers.core.errors import Conflict, Usage
-from handlers.core.model import Audit, Meta, Note
+from handlers.core.model import Audit, Doc, Meta, Note
+from handlers.core.names import Channel
 from handlers.core.version import Version
+from handlers.core.world import ChannelFacts
 from hydra_cli.context import Context
+
+D = TypeVar("D", bound=Doc)
 
 
 class Edit:
@@ -93,3 +98,29 @@ def require_environment(kv: KV, env: str) -> Entry:
     if env not in served:
         raise Usage(f"unknown environment {env!r}: this Consul serves {', '.join(served) or 'none yet'}")
     return entry
+
+
+def document(edit: Edit, cls: type[D], key: str) -> D | None:
+    """The document at `key` as read for this change; None when there is none. Raises `Malformed`."""
+    entry = edit.read(key)
+    return codec.decode(cls, entry.value, key) if entry else None
+
+
+def require_channel(kv: KV, channel: Channel) -> ChannelFacts:
+    """The channel with all its releases; raises `Usage` when it does not exist or is deleted."""
+    from handlers.adapters.snapshot import load
+
+    folders = (keys.channel(channel), keys.releases(channel))
+    facts = load(kv, *folders).channels.get(channel)
+    if facts is None:
+        raise Usage(f"there is no channel {channel}: `hydra channel list` shows what there is")
+    if facts.deleted:
+        raise Usage(f"channel {channel} is deleted; `hydra channel set {channel} --restore` brings it back")
+    return facts
+
+
+def require_release(facts: ChannelFacts, version: Version) -> None:
+    """Raise `Usage` unless the channel has this release."""
+    if version not in facts.by_version:
+        newest = ", ".join(r.version for r in reversed(facts.releases[-3:]))
+        raise Usage(f"{facts.name} has no release {version}; the newest are {newest or 'none'}")

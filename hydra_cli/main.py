@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import click
 
 from handlers.core.errors import EXIT_INTERRUPTED, HydraError
 from hydra_cli.context import Context
-from hydra_cli.options import Group, group
+from hydra_cli.options import Group, Lazy, group
 
 COMMANDS = {
     "init": ("hydra_cli.init", "init", "Prepare a Consul for Hydra, or add environments to it."),
@@ -69,7 +69,7 @@ hydra rollback dev/search/places --reason "ranking is off"
 class Hydra(Group):
     """The top group. What a command raises becomes one message and an exit code here, and nowhere else."""
 
-    lazy = COMMANDS
+    lazy: ClassVar[Lazy] = COMMANDS
 
     def main(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -33,6 +33,7 @@ EXIT_CODES: Mapping[int, str] = {
     11: "source not ready",
     130: "interrupted",
 }
+Lazy = Mapping[str, tuple[str, str, str]]
 ALWAYS = (0, 1, 2, 4, 10, 130)  # what every command may end with
 WRITES = (5,)  # what every command that changes something may end with besides
 _SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
@@ -112,7 +113,7 @@ class Group(HelpWithExamples, click.Group):
     name → (module, attribute, the first line of its help).
     """
 
-    lazy: Mapping[str, tuple[str, str, str]] = {}
+    lazy: ClassVar[Lazy] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names."""
@@ -194,11 +195,11 @@ def command(name: str, *, examples: str, codes: Sequence[int] = (), **attrs: Any
     return declare
 
 
-def group(name: str, *, examples: str, **attrs: Any) -> Callable[[F], Group]:
+def group(name: str, *, examples: str, cls: type[Group] = Group, **attrs: Any) -> Callable[[F], Group]:
     """Declare a group of commands with the common options and examples."""
 
     def declare(function: F) -> Group:
-        made = click.group(name, cls=Group, **attrs)(function)
+        made = click.group(name, cls=cls, **attrs)(function)
         made.params += common()
         made.examples = examples
         return made

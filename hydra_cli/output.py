@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -127,6 +128,33 @@ class Screen:
             self._out.write(plain(message))
         self._out.flush()
 
+    @property
+    def out_live(self) -> bool:
+        """Whether data goes to a terminal, where a picture may be drawn again in place."""
+        return self.form != "json" and self._out.isatty()
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """Messages as they are printed where nobody looks on."""
+        if self.form == "json":
+            return "".join(f"{json_text(message.data())}\n" for message in messages)
+        return "".join(plain(message) for message in messages)
+
+    def write(self, text: str) -> None:
+        """Print text that `text` made."""
+        self._out.write(text)
+        self._out.flush()
+
+    def redraw(self, messages: Sequence[Message], last: Line) -> None:
+        """Draw messages over what the terminal shows, without the flicker of an empty screen between."""
+        console = self.console(self._out)
+        with console.capture() as drawn:
+            for message in messages:
+                draw(console, message)
+            console.print(rendered(last))
+        lines = drawn.get().split("\n")[: console.size.height]
+        # to the top; each line over the old one, the rest of it erased; then everything below
+        self.write("\x1b[H" + "\x1b[K\n".join(lines) + "\x1b[J")
+
     def note(self, text: str, tone: Tone = Tone.DIM) -> None:
         """Say something on stderr that is not data."""
         if self._err.isatty() and tone and self.colour:
@@ -236,3 +264,13 @@ def span(seconds: float) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return " ".join(parts[:2]) or "0s"
+
+
+def ago(when: str, now: datetime) -> str:
+    """How long ago the time in a document was, for people; empty when it is none."""
+    try:
+        moment = datetime.fromisoformat(when)
+    except ValueError:
+        return ""
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return span((now - moment).total_seconds())

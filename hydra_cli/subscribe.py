@@ -1,0 +1,141 @@
+"""`hydra subscribe` and `unsubscribe`: which channels a service reads, and how its instances are moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import click
+
+from handlers.adapters.ports import KV
+from handlers.adapters.snapshot import load
+from handlers.core import codec, keys, policy
+from handlers.core.errors import Usage
+from handlers.core.model import Subscription
+from handlers.core.names import Channel, Service, check_alias
+from hydra_cli.change import Edit, document, note, require_environment
+from hydra_cli.context import Context
+from hydra_cli.options import WRITES, Duration, command
+from hydra_cli.output import Said, Tone
+
+OPTIONS = ("reload", "confirm", "drain", "drain_s", "deadline_s", "max_unavailable", "ram")
+
+
+@command("subscribe", codes=WRITES, examples="""
+hydra subscribe prod/search/completion --channel prod/search/places --reload http://:/reload
+hydra subscribe prod/search/completion --channel prod/search/places --channel weights=prod/search/ranking
+hydra subscribe prod/search/completion --reload signal:HUP@supervisor:completion-{id} --confirm maps
+hydra subscribe prod/search/completion --max-unavailable 2 --drain-time 10s --deadline 5m
+""")  # fmt: skip
+@click.argument("name", metavar="SERVICE")
+@click.option(
+    "--channel",
+    "channels",
+    multiple=True,
+    metavar="[ALIAS=]CHANNEL",
+    help="A channel to read; its alias is the channel's name, if not given. All that it reads, each time.",
+)
+@click.option(
+    "--reload",
+    help="http://:PORT/PATH, signal:HUP@pidfile:/PATH, signal:HUP@supervisor:NAME, "
+    "restart:supervisor:NAME, none, or frozen (default: none).",
+)
+@click.option("--confirm", help="health, http://:PORT/PATH#FIELD, or maps (default: health).")
+@click.option("--drain", help="check or maintenance (default: check).")
+@click.option(
+    "--drain-time", "drain_s", type=Duration(), help="From out of traffic to the reload (default: 5s)."
+)
+@click.option(
+    "--deadline", "deadline_s", type=Duration(), help="How long one instance may take (default: 5m)."
+)
+@click.option("--max-unavailable", type=click.IntRange(1), help="How many may be out at a time (default: 1).")
+@click.option("--ram", help="Where RAM is short for two releases: via-disk (default).")
+@click.pass_obj
+def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given: Any) -> None:
+    """Let a service read channels, or change how its instances are moved. What is not given stays."""
+    service = context.service(name)
+    kv = context.kv(service.env)
+    require_environment(kv, service.env)
+    edit = Edit(context, kv)
+    key = keys.subscription(service)
+    before = document(edit, Subscription, key)
+    old = before if before and not before.tombstone else Subscription(extra=before.extra if before else {})
+    wanted = _channels(context, channels) if channels else old.channels
+    if not wanted:
+        raise Usage(f"which channels does {service} read? give --channel [ALIAS=]ENV/NAMESPACE/NAME")
+    _require(kv, service, [c for c in wanted.values() if c not in old.channels.values()])
+    changes = {field: value for field, value in given.items() if value is not None}
+    after = replace(old, channels=wanted, tombstone=None, **changes)
+    policy.parse(after)
+    changed = edit.write(key, codec.encode(after))
+    edit.commit(f"service/{service}", "subscribed", before=_title(before), after=after.title())
+    context.screen.show(_said(service, after, changed))
+
+
+@command("unsubscribe", codes=WRITES, examples="""
+hydra unsubscribe prod/search/completion --reason "replaced by completion2"
+""")  # fmt: skip
+@click.argument("name", metavar="SERVICE")
+@click.option("--reason", default="", help="Why, for whoever looks for it later.")
+@click.pass_obj
+def unsubscribe(context: Context, name: str, reason: str) -> None:
+    """End a service's subscription: its data goes from nodes once nothing uses it any more."""
+    service = context.service(name)
+    edit = Edit(context, context.kv(service.env))
+    key = keys.subscription(service)
+    before = document(edit, Subscription, key)
+    if before is None:
+        raise Usage(f"service {service} is not subscribed to anything")
+    changed = before.tombstone is None
+    if changed:
+        edit.write(key, codec.encode(replace(before, tombstone=note(context, reason))))
+    edit.commit(f"service/{service}", "unsubscribed", before=before.title(), why=reason)
+    text = f"service {service} is unsubscribed" + ("" if changed else " already")
+    context.screen.show(Said(text, {"service": service, "changed": changed}))
+
+
+def _channels(context: Context, texts: Sequence[str]) -> Mapping[str, Channel]:
+    """`[ALIAS=]CHANNEL` texts; raises `Usage` when two have the same alias, or one is no name of a folder."""
+    found: dict[str, Channel] = {}
+    for text in texts:
+        alias, equals, name = text.rpartition("=")
+        channel = context.channel(name)
+        alias = alias if equals else channel.name
+        check_alias(alias)
+        if alias in found:
+            raise Usage(
+                f"alias {alias!r} would stand for {found[alias]} and {channel}: give one another alias, "
+                f"as in --channel other={channel}"
+            )
+        found[alias] = channel
+    return found
+
+
+def _require(kv: KV, service: Service, channels: Sequence[Channel]) -> None:
+    """Refuse channels that do not exist: the service would wait for ever."""
+    if not channels:
+        return
+    world = load(kv, keys.CHANNELS, keys.RELEASES)
+    for channel in channels:
+        facts = world.channels.get(channel)
+        if facts is None or facts.deleted:
+            why = "is deleted" if facts else "does not exist"
+            raise Usage(
+                f"{service} cannot read {channel}: it {why}; `hydra publish` or `hydra channel set` makes it"
+            )
+
+
+def _title(before: Subscription | None) -> str:
+    return before.title() if before else ""
+
+
+def _said(service: Service, after: Subscription, changed: bool) -> Said:
+    shown = {f.name: getattr(after, f.name) for f in fields(after) if f.name in OPTIONS}
+    lines = [
+        f"service {service} reads " + ", ".join(f"{c} as {a}" for a, c in sorted(after.channels.items()))
+    ]
+    lines += [f"  {name.removesuffix('_s').replace('_', ' ')}: {value:g} s" if name.endswith("_s") else
+              f"  {name.replace('_', ' ')}: {value}" for name, value in shown.items()]  # fmt: skip
+    data = {"service": service, "changed": changed, "channels": dict(after.channels), **shown}
+    return Said("\n".join(lines), data, Tone.PLAIN)
