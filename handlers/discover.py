@@ -139,7 +139,7 @@ class Discoverer:
         self._agent = name
 
     def _leave(self, before: str) -> None:
-        """This node has a new name: the old one is not alive any more, but its documents are an operator's."""
+        """End the old name's being alive; its documents are for an operator to remove."""
         log.warning(
             "discover",
             f"this node was called {before}; what the KV has of {before} is not taken over, and stays until"

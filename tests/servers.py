@@ -82,12 +82,17 @@ class Consul:
         )
 
     def wipe(self) -> None:
-        """Make the KV empty and end all sessions; services and tokens stay."""
+        """Make the KV empty, end all sessions, deregister this agent's services; tokens stay."""
         kv = self.kv()
+        for service_id, row in kv.get_json("agent/services")[0].items():
+            if not row.get("Kind"):  # a sidecar goes with its service
+                kv.put_json(f"agent/service/deregister/{service_id}")
         for row in kv.get_json("session/list")[0] or []:
             kv.destroy_session(row["ID"])
         for batch in split([Delete(key) for key in kv.list("").entries]):
             kv.txn(batch)
+        catalog = f"catalog/node-services/{self.agent.node}"
+        wait_until(lambda: {row["ID"] for row in kv.get_json(catalog)[0]["Services"]} <= {"consul"})
 
     def token_for(self, rules: str) -> str:
         """A token with a policy of its own, which has `rules` (HCL)."""
