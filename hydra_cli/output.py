@@ -209,7 +209,6 @@ def draw(console: Console, message: Message) -> None:
 
 def rendered(block: Block) -> RenderableType:
     """A block as rich draws it; text is never read as rich's markup."""
-    from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -217,8 +216,9 @@ def rendered(block: Block) -> RenderableType:
         return Text(safe(block.text), style=str(block.tone))
     if not block.rows:
         return Text(f"\n{block.title}\n  {block.empty}" if block.title else block.empty, style=str(Tone.DIM))
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title=block.title or None, title_justify="left")
-    table.title_style = str(Tone.HEAD)
+    title = Text(f"\n{block.title}", style=str(Tone.HEAD)) if block.title else None
+    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    table.header_style = str(Tone.DIM)
     for column in block.columns:
         table.add_column(Text(column), justify="right" if column in block.right else "left", overflow="fold")
     for row in block.cells():

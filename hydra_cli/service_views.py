@@ -129,7 +129,7 @@ def service_table(services: Sequence[OneService], title: str = "") -> Table:
         count = len(one.live)
         rows.append([
             one.name,
-            Cell(f"{one.ready}/{count}", Tone.GOOD if one.ready == count else Tone.BAD),
+            Cell(f"{one.ready}/{count}", _ready_tone(one)),
             Cell(f"{one.at_target}/{count}", Tone.GOOD if one.at_target == count else Tone.WARN),
             ", ".join(one.out),
             condition(one),
@@ -137,6 +137,13 @@ def service_table(services: Sequence[OneService], title: str = "") -> Table:
         ])  # fmt: skip
     columns = ("SERVICE", "READY", "AT TARGET", "OUT", "ROLLOUT", "TARGET")
     return Table(columns, rows, title=title, empty="no services; `hydra subscribe` makes one")
+
+
+def _ready_tone(one: OneService) -> Tone:
+    """Whoever is out for a reload is expected back; whoever is not ready beyond that is in trouble."""
+    if one.ready == len(one.live):
+        return Tone.GOOD
+    return Tone.WARN if one.ready + len(one.out) >= len(one.live) else Tone.BAD
 
 
 def condition(one: OneService) -> Cell:

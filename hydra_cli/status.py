@@ -131,7 +131,7 @@ def _troubles(world: World, services: Sequence[OneService], nodes: Sequence[Node
                 for release, status in sorted(node.actual.releases.items())
                 if status.state is State.FAILED
             ]
-    return list(dict.fromkeys(found))
+    return list({(alarm.object, alarm.text): alarm for alarm in found}.values())
 
 
 def _sick(replica: Replica) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -17,9 +17,17 @@ from handlers.core.names import Channel, Service, check_alias
 from hydra_cli.change import Edit, document, note, require_environment
 from hydra_cli.context import Context
 from hydra_cli.options import WRITES, Duration, command
-from hydra_cli.output import Said, Tone
+from hydra_cli.output import Said, Tone, span
 
-OPTIONS = ("reload", "confirm", "drain", "drain_s", "deadline_s", "max_unavailable", "ram")
+OPTIONS = {
+    "reload": "reload",
+    "confirm": "confirm",
+    "drain": "drain",
+    "drain_s": "drain time",
+    "deadline_s": "deadline",
+    "max_unavailable": "most unavailable at a time",
+    "ram": "short of RAM",
+}
 
 
 @command("subscribe", codes=WRITES, examples="""
@@ -131,11 +139,13 @@ def _title(before: Subscription | None) -> str:
 
 
 def _said(service: Service, after: Subscription, changed: bool) -> Said:
-    shown = {f.name: getattr(after, f.name) for f in fields(after) if f.name in OPTIONS}
-    lines = [
-        f"service {service} reads " + ", ".join(f"{c} as {a}" for a, c in sorted(after.channels.items()))
-    ]
-    lines += [f"  {name.removesuffix('_s').replace('_', ' ')}: {value:g} s" if name.endswith("_s") else
-              f"  {name.replace('_', ' ')}: {value}" for name, value in shown.items()]  # fmt: skip
+    shown = {name: getattr(after, name) for name in OPTIONS}
+    reads = ", ".join(f"{channel} as {alias}" for alias, channel in sorted(after.channels.items()))
+    lines = [f"service {service} reads {reads}"]
+    lines += [f"  {label}: {_text(getattr(after, name))}" for name, label in OPTIONS.items()]
     data = {"service": service, "changed": changed, "channels": dict(after.channels), **shown}
     return Said("\n".join(lines), data, Tone.PLAIN)
+
+
+def _text(value: object) -> str:
+    return span(value) if isinstance(value, float) else str(value)
