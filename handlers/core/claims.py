@@ -73,6 +73,11 @@ class Ledger:
         key = (*body, tuple(dict.fromkeys(why)))
         return self._holds.setdefault(key, Hold(digest=key[0], sequence=key[1], why=key[2]))
 
+    def exists(self, release: ReleaseId) -> bool:
+        """Whether the header of the release is there to be read."""
+        channel = self.world.channels.get(release.channel)
+        return channel is not None and release.version in channel.by_version
+
     def _body(self, release: ReleaseId) -> tuple[str, int] | None:
         channel = self.world.channels.get(release.channel)
         header = channel.by_version.get(release.version) if channel else None
@@ -116,7 +121,7 @@ def claims(home: Home, ledger: Ledger) -> Holds:
     for service in home.services:
         for release, why in ledger.asked(service):
             reasons.setdefault(release, []).append(why)
-    for release, why in _used(home, ledger):
+    for release, why in list(_used(home, ledger, reasons)):
         reasons.setdefault(release, []).append(why)
     if home.cordoned:
         reasons = {release: why for release, why in reasons.items() if release in home.previous.releases}
@@ -126,18 +131,22 @@ def claims(home: Home, ledger: Ledger) -> Holds:
     return {release: hold for release, hold in holds.items() if hold is not None}
 
 
-def _used(home: Home, ledger: Ledger) -> Iterable[tuple[ReleaseId, str]]:
+def _used(home: Home, ledger: Ledger, asked: Reasons) -> Iterable[tuple[ReleaseId, str]]:
     """What local instances have loaded or are on their way to."""
     states = home.node.states.instances if home.node.states else {}
     for key, state in sorted(states.items()):
-        plan = ledger.plans.get(state.service) or home.previous.services.get(state.service)
+        plan = ledger.plans.get(state.service)
         for alias, version in [*state.releases.items(), *state.moving.items()]:
+            named = (
+                ReleaseId.of(plan.aliases[alias].channel, version) if plan and alias in plan.aliases else None
+            )
             held = [release for release in home.previous.releases if release.version == version]
-            if plan is not None and alias in plan.aliases:
-                named = ReleaseId.of(plan.aliases[alias].channel, version)
-                held = [named] if named in held or not held else held
-            # else it is forgotten which channel the alias named: whatever has this version may be in use
-            yield from ((release, f"used by {key}") for release in held)
+            if named is not None and (named in held or not held):
+                if named in held or ledger.exists(named):
+                    yield named, f"used by {key}"
+                continue
+            # which channel the alias named is forgotten: whatever has this version may be in use
+            yield from ((release, f"used by {key}") for release in held if release not in asked)
 
 
 def _kept(home: Home, ledger: Ledger, reasons: Reasons) -> Iterable[tuple[ReleaseId, str]]:

@@ -1,7 +1,7 @@
 """Which release each service should run under each alias, and with which one its new instances begin.
 
     wanted   the service's pin, else the channel's pin, else the head
-    problem  that cannot be read or names no release: the last target stands and moves to it stop
+    problem  that cannot be read or names no release: the last target stands, with an alarm
     barred   rejected (channel), aborted or bad (service): the newest proven release takes its place
     halted   the target stays, moves to it stop
 
@@ -58,20 +58,28 @@ def standing_verdict(service: ServiceFacts, release: ReleaseId) -> Verdict | Non
 def alias_plan(case: Case) -> tuple[AliasPlan, list[Alarm]]:
     """What the service runs under the alias, and what a person should look at."""
     wanted, problem, alarms = _wanted(case)
+    last = case.last or AliasPlan(channel=case.channel.name)
     if problem:
-        wanted = case.last.target if case.last else None
-    target = wanted
+        wanted = last.target
+    target, held = wanted, problem
     if wanted is not None and (why := case.barred(wanted)):
         target = case.newest(case.proven) or case.newest(_older(case.channel, wanted))
-        problem = "" if target else f"{wanted} is {why}, and there is nothing else to run"
-    if target is not None and not problem:
-        verdict = standing_verdict(case.service, ReleaseId.of(case.channel.name, target))
-        problem = f"halted on {verdict.node} ({verdict.instance}): {verdict.reason}" if verdict else ""
+        held = problem or f"{wanted} is {why}, and there is nothing else to run"
+    if target is not None:
+        held = _halted(case, target, last)
     start = target
     if target not in case.proven:
-        before = case.last.start if case.last and problem else None
-        start = case.newest(case.proven) or target or (before if before and not case.barred(before) else None)
-    return AliasPlan(channel=case.channel.name, target=target, start=start, held=problem), alarms
+        before = last.start if problem and last.start and not case.barred(last.start) else None
+        start = case.newest(case.proven) or target or before
+    return AliasPlan(channel=case.channel.name, target=target, start=start, held=held), alarms
+
+
+def _halted(case: Case, target: Version, last: AliasPlan) -> str:
+    """Why moves to the target stop; as before where verdicts cannot be read."""
+    if case.service.unreadable & {"verdicts", "control"}:
+        return last.held if last.target == target else ""
+    verdict = standing_verdict(case.service, ReleaseId.of(case.channel.name, target))
+    return f"halted on {verdict.node} ({verdict.instance}): {verdict.reason}" if verdict else ""
 
 
 def _wanted(case: Case) -> tuple[Version | None, str, list[Alarm]]:
@@ -208,8 +216,8 @@ def proven_versions(
     """By channel what all live instances of the service once confirmed, in order of sequence.
 
     What nodes say now is added to what was proven before. A service without live instances proves nothing,
-    and neither does one whose instances are not all known (`sure`). Where the document with what was proven is
-    lost, `last` still tells: new instances begin with another release than the target only if it is proven.
+    and neither does one whose instances are not all known (`sure`). Where the document is lost, `last` still
+    tells: new instances begin with another release than the target only if it is proven.
     """
     live = [replica for replica in world.replicas(facts.name) if replica.node.alive]
     result: dict[Channel, tuple[Version, ...]] = {}
