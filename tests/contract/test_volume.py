@@ -1,0 +1,391 @@
+"""What volumes must do, on a disk and in memory (tmpfs): one suite on both."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from handlers.adapters import usage
+from handlers.adapters.download import Download, Superseded, footprint
+from handlers.adapters.folder import Folder
+from handlers.adapters.ports import Source
+from handlers.adapters.volume import Volumes
+from handlers.core.errors import HydraError, Integrity, Temporary
+from handlers.core.holdings import Piece
+from handlers.core.model import DISK, RAM, File, VolumeInfo
+from handlers.core.names import Channel
+from handlers.core.version import ReleaseId, Version
+from tests.fakes_objects import FakeObjects
+
+PLACES = Channel("prod/search/places")
+RELEASE = ReleaseId.of(PLACES, Version("2026-01-01T00-00-00"))
+OTHER = ReleaseId.of(PLACES, Version("2026-01-02T00-00-00"))
+PIECE = Piece(RELEASE, "index")
+INFOS = {"disk": VolumeInfo(cls=DISK), "fast": VolumeInfo(cls="nvme"), "ram": VolumeInfo(cls=RAM)}
+SOURCE = Source("bucket", "p/")
+
+
+@pytest.fixture(params=["disk", "tmpfs"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    if request.param == "disk":
+        yield tmp_path / "root"
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="hydra-test-") as folder:
+        yield Path(folder) / "root"
+
+
+@pytest.fixture
+def volumes(root: Path) -> Volumes:
+    made = Volumes(root, INFOS)
+    made.prepare()
+    return made
+
+
+def stage(volumes: Volumes, files: dict[str, bytes], piece: Piece = PIECE, volume: str = "disk") -> None:
+    """Stage a dataset the way the handler does."""
+    store = FakeObjects({"bucket": {f"p/{path}": body for path, body in files.items()}})
+    fetch(volumes, store, files, piece=piece, volume=volume)
+
+
+def listed(store: FakeObjects) -> tuple[File, ...]:
+    return tuple(File(path=i.key[2:], size=i.size, etag=i.etag) for i in store.list(SOURCE))
+
+
+def fetch(
+    volumes: Volumes,
+    store: FakeObjects,
+    files: dict[str, bytes],
+    *,
+    piece: Piece = PIECE,
+    volume: str = "disk",
+    stop: threading.Event | None = None,
+    on_bytes: Callable[[int], None] = lambda count: None,
+    patience_s: float = 300.0,
+) -> None:
+    names = tuple(f for f in listed(store) if f.path in files)
+    Download(
+        store,
+        SOURCE,
+        names,
+        volumes.stage(volume, piece),
+        streams=4,
+        on_bytes=on_bytes,
+        stop=stop or threading.Event(),
+        patience_s=patience_s,
+    ).run()
+
+
+def all_below(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+def test_a_dataset_goes_from_staging_to_data_to_its_public_name(root: Path, volumes: Volumes) -> None:
+    stage(volumes, {"a": b"1", "sub/deep/b": b"22", "empty": b""})
+    assert volumes.inventory().staged == {PIECE: "disk"}
+    volumes.complete("disk", PIECE)
+    assert volumes.inventory().complete == {PIECE: "disk"}
+    volumes.publish(RELEASE, {"index": "disk"})
+
+    public = root / "releases" / PLACES / RELEASE.version / "index"
+    assert (public / "sub/deep/b").read_bytes() == b"22"
+    assert (public / "empty").read_bytes() == b""
+    assert not public.readlink().is_absolute()
+    assert volumes.inventory().released == {RELEASE}
+    assert all_below(root / "volumes/disk/staging") == {".trash"}
+
+
+def test_deleting_leaves_no_trace(root: Path, volumes: Volumes) -> None:
+    stage(volumes, {"sub/deep/b": b"22"})
+    volumes.complete("disk", PIECE)
+    volumes.publish(RELEASE, {"index": "disk"})
+    copy = root / "volumes/ram/data" / PLACES / RELEASE.version / "index"
+    copy.mkdir(parents=True)
+    volumes.delete(RELEASE)
+    volumes.delete(RELEASE)
+
+    assert volumes.inventory().held == frozenset()
+    assert all_below(root / "releases") == {".trash"}
+    for name in INFOS:
+        assert all_below(root / "volumes" / name) == {"data", "staging", "staging/.trash"}
+
+
+def test_deleting_one_release_keeps_the_others(volumes: Volumes) -> None:
+    for release in (RELEASE, OTHER):
+        stage(volumes, {"a": b"1"}, Piece(release, "index"))
+        volumes.complete("disk", Piece(release, "index"))
+        volumes.publish(release, {"index": "disk"})
+    volumes.delete(RELEASE)
+
+    assert volumes.inventory().released == {OTHER}
+    assert volumes.inventory().complete == {Piece(OTHER, "index"): "disk"}
+
+
+def test_a_crash_leaves_only_trash_that_the_next_start_deletes(root: Path, volumes: Volumes) -> None:
+    for trash in (root / "volumes/disk/staging/.trash/0", root / "releases/.trash/1"):
+        (trash / "below").mkdir(parents=True)
+        (trash / "below/file").write_bytes(b"x")
+        (trash / "below").chmod(0o555)
+    volumes.prepare()
+
+    assert not any((root / "volumes/disk/staging/.trash").iterdir())
+    assert not any((root / "releases/.trash").iterdir())
+
+
+def test_sweeping_spares_what_is_wanted_and_the_cache_of_what_is_known(root: Path, volumes: Volumes) -> None:
+    for release in (RELEASE, OTHER):
+        for area in ("disk/staging", "ram/staging", "ram/data"):
+            (root / "volumes" / area / PLACES / release.version / "index").mkdir(parents=True)
+    (root / "volumes/disk/staging/not a release").mkdir()
+    volumes.sweep([RELEASE], [RELEASE])
+
+    left = {p.parts[-2] for p in (root / "volumes").rglob("index")}
+    assert left == {RELEASE.version}
+    assert (root / "volumes/disk/staging/not a release").exists()
+
+
+def test_space_is_what_the_reserve_and_the_budget_leave(root: Path, volumes: Volumes) -> None:
+    stage(volumes, {"a": b"x" * 100_000})
+    free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
+    limited = Volumes(root, {"disk": VolumeInfo(cls=DISK, budget_bytes=1_000_000)})
+    reserved = Volumes(root, {"disk": VolumeInfo(cls=DISK, reserve_bytes=free * 2)})
+
+    assert abs(volumes.space("disk").bytes - free) < free * 0.2
+    assert 850_000 < limited.space("disk").bytes <= 900_000
+    assert reserved.space("disk").bytes < 0
+    assert volumes.space("disk").files > 0
+
+
+def test_a_footprint_counts_blocks_inodes_and_what_is_staged() -> None:
+    files = [File(path=p, size=s, etag="e") for p, s in (("a", 1), ("d/b", 4096), ("d/c", 4097), ("z", 0))]
+
+    fresh = footprint(files, lambda path: None, 4096)
+    later = footprint(files, {"d/b": 4096, "a": 0}.get, 4096)
+
+    assert (fresh[0] - later[0], fresh[1] - later[1]) == (4096, 1)
+    assert fresh[0] >= 4 * 4096
+
+
+@pytest.mark.parametrize("planted", ["volumes", "volumes/disk", "volumes/disk/staging", "volumes/disk/data"])
+def test_links_in_the_way_are_refused(planted: str, root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / PLACES).mkdir(parents=True)
+    (outside / PLACES / "precious").write_bytes(b"mine")
+    (root / planted).parent.mkdir(parents=True)
+    (root / planted).symlink_to(outside)
+
+    with pytest.raises(HydraError, match="link"):
+        Volumes(root, INFOS).prepare()
+    assert (outside / PLACES / "precious").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("area", ["data", "staging"])
+def test_links_below_a_volume_lead_nowhere(area: str, root: Path, volumes: Volumes, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "search/places" / RELEASE.version / "index").mkdir(parents=True)
+    (root / "volumes/disk" / area / "prod").symlink_to(outside)
+    before = all_below(outside)
+
+    assert volumes.inventory().held == frozenset()
+    for act in (
+        lambda: volumes.stage("disk", PIECE),
+        lambda: volumes.complete("disk", PIECE),
+        lambda: volumes.delete(RELEASE),
+        lambda: volumes.sweep([], []),
+    ):
+        with contextlib.suppress(HydraError):
+            act()
+    assert all_below(outside) == before
+
+
+def test_a_link_among_the_data_is_deleted_not_followed(root: Path, volumes: Volumes, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"mine")
+    stage(volumes, {"a": b"1"})
+    volumes.complete("disk", PIECE)
+    data = root / "volumes/disk/data" / PLACES / RELEASE.version / "index"
+    data.chmod(0o755)
+    (data / "link").symlink_to(outside)
+    volumes.delete(RELEASE)
+
+    assert (outside / "precious").read_bytes() == b"mine"
+    assert not data.exists()
+
+
+def test_a_link_in_place_of_a_staged_folder_or_part_is_refused(
+    root: Path, volumes: Volumes, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    staged = root / "volumes/disk/staging" / PLACES / RELEASE.version / "index"
+    staged.mkdir(parents=True)
+    (staged / "sub").symlink_to(outside)
+
+    with pytest.raises(HydraError, match="link"):
+        stage(volumes, {"sub/b": b"22"})
+    assert not any(outside.iterdir())
+
+
+def test_a_root_behind_a_link_is_fine(root: Path, tmp_path: Path) -> None:
+    root.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    volumes = Volumes(link, INFOS)
+    volumes.prepare()
+    stage(volumes, {"a": b"1"})
+    volumes.complete("disk", PIECE)
+
+    assert volumes.inventory().complete == {PIECE: "disk"}
+
+
+def test_large_files_come_in_ranges_side_by_side(
+    root: Path, volumes: Volumes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.adapters.download.RANGE_BYTES", 100_000)
+    body = os.urandom(1_234_567)
+    store, counted = FakeObjects({"bucket": {"p/big": body}}, piece_bytes=30_000), [0]
+    lock = threading.Lock()
+
+    def count(number: int) -> None:
+        with lock:
+            counted[0] += number
+
+    fetch(volumes, store, {"big": body}, on_bytes=count)
+
+    staged = root / "volumes/disk/staging" / PLACES / RELEASE.version / "index/big"
+    assert staged.read_bytes() == body
+    assert staged.stat().st_mode & 0o777 == 0o444
+    assert counted[0] == len(body)
+    assert sorted(start for _, start, _ in store.reads) == list(range(0, len(body), 100_000))
+
+
+def test_a_stuck_download_is_left_within_a_second_or_two(root: Path, volumes: Volumes) -> None:
+    store, stop, stuck = FakeObjects({"bucket": {"p/a": b"x" * 10}}), threading.Event(), threading.Event()
+
+    def hang(source: Source, at: int) -> None:
+        stop.set()
+        stuck.wait(60)
+
+    store.before_piece = hang
+    began = time.monotonic()
+
+    with pytest.raises(Superseded):
+        fetch(volumes, store, {"a": b""}, stop=stop)
+
+    assert time.monotonic() - began < 3
+    stuck.set()
+
+
+def test_the_part_of_a_broken_download_does_not_keep_room(root: Path, volumes: Volumes) -> None:
+    store = FakeObjects({"bucket": {"p/a": b"x" * 50_000, "p/b": b"b"}}, piece_bytes=10_000)
+    wrong = [File(path="a", size=50_000, etag="e"), *listed(store)[1:]]
+
+    with pytest.raises(Integrity, match="s3://bucket/p/a"):
+        Download(
+            store,
+            SOURCE,
+            wrong,
+            volumes.stage("disk", PIECE),
+            streams=1,
+            on_bytes=lambda count: None,
+            stop=threading.Event(),
+        ).run()
+
+    parts = root / "volumes/disk/staging" / PLACES / RELEASE.version / ".parts/index"
+    assert not any(parts.iterdir())
+
+
+def test_patience_ends_when_nothing_comes(volumes: Volumes) -> None:
+    store = FakeObjects({"bucket": {"p/a": b"x"}})
+
+    def broken(source: Source, at: int) -> None:
+        raise Temporary("the connection broke")
+
+    store.before_piece = broken
+    with pytest.raises(Temporary, match="the connection broke"):
+        fetch(volumes, store, {"a": b"x"}, patience_s=0.5)
+    assert len(store.reads) > 2
+
+
+def test_many_faults_in_a_row_cost_few_requests(volumes: Volumes) -> None:
+    store, faults = FakeObjects({"bucket": {f"p/{n}": b"x" for n in range(20)}}), iter(range(20))
+
+    def busy(source: Source, at: int) -> None:
+        if next(faults, None) is not None:
+            raise Temporary("503 SlowDown")
+
+    store.before_piece = busy
+    fetch(volumes, store, {str(n): b"" for n in range(20)})
+
+    assert len(store.reads) == 40
+
+
+def test_no_descriptor_stays_open(volumes: Volumes) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    stage(volumes, {f"d{n}/f": b"x" for n in range(50)})
+    volumes.complete("disk", PIECE)
+    volumes.publish(RELEASE, {"index": "disk"})
+    volumes.inventory()
+    volumes.delete(RELEASE)
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_views_tell_which_releases_they_lead_to(root: Path, volumes: Volumes) -> None:
+    assert usage.viewed(root) == frozenset()
+    view = root / "views/prod/search/api/api-1"
+    for number, release in enumerate((RELEASE, OTHER)):
+        (view / f"..{number}").mkdir(parents=True)
+        target = f"../../../../../../releases/{PLACES}/{release.version}"
+        (view / f"..{number}" / "places").symlink_to(target)
+    (view / "..data").symlink_to("..1")
+    (view / "places").symlink_to("..data/places")
+    (view / "state").write_text("ready")
+    (view / "odd").symlink_to("/etc/passwd")
+
+    assert usage.viewed(root) == {RELEASE, OTHER}
+    shutil.rmtree(view / "..0")
+    assert usage.viewed(root) == {OTHER}
+
+
+def test_a_process_that_cannot_be_seen_is_told(tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    (proc / "self/ns").mkdir(parents=True)
+    (proc / "self/ns/pid").symlink_to("pid:[1234]")
+
+    assert usage.opened([RELEASE], proc) == ({}, "this process sees only its own container")
+    assert "cannot be read" in usage.opened([RELEASE], tmp_path)[1]
+
+
+def test_a_process_of_somebody_else_makes_blind(volumes: Volumes) -> None:
+    """As an ordinary user, who may not look into the processes of root."""
+    script = (
+        "import os; from handlers.adapters import usage; "
+        "os.getuid() or (os.setgid(65534), os.setuid(65534)); print(usage.opened([])[1])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path.cwd()
+    )
+
+    assert re.search("cannot be looked into|only its own container", found.stdout)
+
+
+def test_folders_are_made_and_pruned_as_far_as_empty(tmp_path: Path) -> None:
+    with Folder.of(tmp_path) as top:
+        top.open(["a", "b", "c"], make=True).close()
+        (tmp_path / "a/file").write_bytes(b"x")
+        top.prune(["a", "b", "c"])
+
+        assert all_below(tmp_path) == {"a", "a/file"}
+        assert top.find(["a", "b"]) is None
