@@ -98,11 +98,12 @@ def _token(environ: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer: status 200 or 404, the index to block on (0 where there is none), body."""
+    """A complete answer: status 200 or 404, index to block on (0 where there is none), body, Date header."""
 
     status: int
     index: int
     body: bytes
+    date: str = ""
 
 
 class Transport:
@@ -161,7 +162,7 @@ class Transport:
         index = response.headers.get("X-Consul-Index", "")
         # index 0 would turn every blocking query into a busy loop
         known = max(1, int(index)) if index.isdecimal() else 0
-        return Answer(response.status, known, data), response.headers
+        return Answer(response.status, known, data, response.headers.get("Date", "")), response.headers
 
     def _connection(self, timeout_s: float) -> tuple[http.client.HTTPConnection, bool]:
         """This thread's connection and whether it was used before."""

@@ -97,10 +97,16 @@ class S3Objects:
             if there != body:
                 raise Conflict(f"{source}: exists already with other content") from None
 
-    def check(self, bucket: str) -> None:
-        """Raise what keeps this machine from reading `bucket`; for `hydra doctor`."""
+    def make_bucket(self, bucket: str) -> None:
+        """Create a bucket on a server of one's own, as the demo has; fine when it is there."""
+        with contextlib.suppress(Conflict), _boto_errors(f"s3://{bucket}"):
+            self._boto().create_bucket(Bucket=bucket)
+
+    def check(self, bucket: str) -> str:
+        """The server's Date header; raises what keeps this machine from reading `bucket` (`hydra doctor`)."""
         with _boto_errors(f"s3://{bucket}"):
-            self._boto().list_objects_v2(Bucket=bucket, MaxKeys=1)
+            answer = self._boto().list_objects_v2(Bucket=bucket, MaxKeys=1)
+        return str(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
 
     def _check_answer(self, source: Source, etag: str, wanted: tuple[int, int], result: Any) -> None:
         """Servers and proxies that ignore If-Match or pack the body would otherwise go unnoticed."""
