@@ -172,6 +172,4 @@ def _consul(environ: Mapping[str, str]) -> Consul:
 def _objects(environ: Mapping[str, str]) -> Objects:
     from handlers.adapters.objects import S3Objects
 
-    # boto3 looks for its profile and its credentials in the process environment only
-    os.environ.update({name: value for name, value in environ.items() if name.startswith("AWS_")})
     return S3Objects(environ=environ)
