@@ -150,3 +150,7 @@ def main() -> NoReturn:
             os._exit(EXIT_INTERRUPTED)
         raise
     raise AssertionError("unreachable: click always leaves the process")
+
+
+if __name__ == "__main__":  # `python -I -m hydra_cli.main`: the same, without looking at PATH
+    main()
