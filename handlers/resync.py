@@ -1,0 +1,146 @@
+"""`resync`: the timer that makes up for whatever a watch missed. Runs until it is ended.
+
+Runs the other handlers of its scope (HYDRA_SCOPE: `node`: sync and reload; `cluster`: plan and retain) as
+processes of their own, from time to time. And keeps an eye on Consul: after an outage a `consul watch` sleeps
+for up to three minutes, and after a restored snapshot it does not fire at all, so as soon as Consul is back,
+or its KV older than before, the watches are restarted and the handlers run at once.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from handlers import log
+from handlers.adapters.ports import KV
+from handlers.adapters.supervisor import Supervisor
+from handlers.context import Context
+from handlers.core import keys
+from handlers.core.errors import HydraError, Usage
+
+HANDLERS = {"node": ("sync", "reload"), "cluster": ("plan", "retain")}
+WATCH_GROUP = "watch"
+PROBE_S = 5.0  # how long one look at a healthy Consul lasts; one that fails ends at once
+AWAY_S = 1.0
+
+
+def run(ctx: Context) -> str:
+    """Run the handlers of this scope from time to time, and when Consul comes back; does not return."""
+    scope = os.environ.get("HYDRA_SCOPE") or "node"
+    if scope not in HANDLERS:
+        raise Usage(f"HYDRA_SCOPE {scope!r} is none of {', '.join(HANDLERS)}")
+    alarms: queue.SimpleQueue[str] = queue.SimpleQueue()
+    eye = Eye(ctx.kv, watched_keys(scope, ctx.node))
+    threading.Thread(target=_look, args=(eye, alarms.put), name="eye", daemon=True).start()
+    runner = Runner(HANDLERS[scope], command)
+    url = os.environ.get("SUPERVISOR_SERVER_URL") or ctx.settings.supervisor_url
+    while True:
+        # all nodes start together; the jitter keeps them from staying together
+        runner.start()
+        reason = _next(alarms, ctx.settings.limits.resync_s * random.uniform(0.8, 1.2))
+        if reason:
+            log.info("resync", f"{reason}: restarts the watches and runs the handlers", node=ctx.node)
+            wake(url)
+
+
+def _next(alarms: queue.SimpleQueue[str], wait_s: float) -> str:
+    """What the eye reports within `wait_s`, or nothing."""
+    try:
+        return alarms.get(timeout=wait_s)
+    except queue.Empty:
+        return ""
+
+
+def wake(url: str) -> None:
+    """Restart the watches: ended by TERM, supervisord starts them again, and each fires at its start."""
+    if not url:
+        log.warning("resync", "no supervisord is known, so watches end their back-off by themselves")
+        return
+    try:
+        Supervisor(url).signal_group(WATCH_GROUP, "TERM")
+    except HydraError as e:
+        log.warning("resync", "cannot restart the watches; they end their back-off by themselves", error=e)
+
+
+def watched_keys(scope: str, node: str) -> tuple[str, ...]:
+    """Keys that only ever get younger; blocked on is the first."""
+    return (keys.desired(node), keys.states(node)) if scope == "node" else (keys.ALARMS, keys.META)
+
+
+class Eye:
+    """Looks at Consul, and tells when it is back after an outage, or when its KV is older than it was."""
+
+    def __init__(self, kv: KV, watched: Sequence[str]) -> None:
+        self._kv, self._watched = kv, watched
+        self._seen: dict[str, int] = {}
+        self._index = 0
+        self.away = False
+
+    def look(self, wait_s: float = PROBE_S) -> str:
+        """Look for up to `wait_s`; what has to be made up for, or nothing."""
+        try:
+            fresh = self._read(wait_s)
+        except HydraError as e:
+            if not self.away:
+                log.warning("resync", "Consul does not answer", error=e)
+            self.away, self._index = True, 0
+            return ""
+        older = [key for key, index in self._seen.items() if fresh.get(key, 0) < index]
+        back, self.away, self._seen = self.away, False, fresh
+        if older:
+            return f"the KV went back, {older[0]} is gone or older than it was"
+        return "Consul is back" if back else ""
+
+    def _read(self, wait_s: float) -> dict[str, int]:
+        """The ModifyIndex of each watched key that exists."""
+        first, *others = self._watched
+        entry, self._index = self._kv.get(first, after=self._index, wait_s=wait_s)
+        entries = [entry, *(self._kv.get(key)[0] for key in others)]
+        return {entry.key: entry.index for entry in entries if entry}
+
+
+def _look(eye: Eye, report: Callable[[str], None]) -> None:
+    pause = threading.Event()
+    while True:
+        if sentence := eye.look():
+            report(sentence)
+        if eye.away:
+            pause.wait(AWAY_S)
+
+
+class Runner:
+    """Runs handlers as processes; one that still runs is left alone."""
+
+    def __init__(self, handlers: Sequence[str], command_of: Callable[[str], Sequence[str]]) -> None:
+        self._handlers, self._command_of = handlers, command_of
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> tuple[str, ...]:
+        """Start each handler that is not running; their names. How they end, they log themselves."""
+        started = []
+        for name in self._handlers:
+            running = self._running.get(name)
+            if running is None or running.poll() is not None:
+                self._running[name] = subprocess.Popen(
+                    self._command_of(name), stdin=subprocess.DEVNULL, env=environment(os.environ)
+                )
+                started.append(name)
+        return tuple(started)
+
+
+def environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Ours, without what would make a handler believe that a watch has started it."""
+    return {name: value for name, value in ours.items() if name != "CONSUL_INDEX"}
+
+
+def command(handler: str) -> list[str]:
+    """How a handler is started; it ends with us, however we end."""
+    setpriv = shutil.which("setpriv")
+    tied = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+    return [*tied, sys.executable, "-I", "-m", "handlers.main", handler]
