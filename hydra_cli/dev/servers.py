@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from handlers.adapters.consul_http import Address
+from handlers.adapters.consul_http import Address, Transport
 from handlers.adapters.kv import ConsulKV
 from handlers.core.errors import HydraError, Temporary
 from hydra_cli.dev.ports import free_port
@@ -37,6 +37,7 @@ class ConsulAgent:
 
     `token` is the initial management token of a server with ACLs, or the agent token of a client; without
     one there are no ACLs. `join` are serf addresses. `config_files` are read before what is built here.
+    `environ` is added to the environment of the program.
     """
 
     node: str
@@ -47,6 +48,7 @@ class ConsulAgent:
     session_ttl_min: str = "10s"
     config_files: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict)
     http_port: int = field(default_factory=free_port)
     serf_port: int = field(default_factory=free_port)
     rpc_port: int = field(default_factory=free_port)
@@ -63,7 +65,11 @@ class ConsulAgent:
 
     def kv(self, token: str | None = None) -> ConsulKV:
         """A client with `token` (default: the agent's own)."""
-        return ConsulKV(Address(host=self.address, token=self.token if token is None else token))
+        return ConsulKV(self.kv_address(token))
+
+    def kv_address(self, token: str | None = None) -> Address:
+        """How to reach it with `token` (default: the agent's own)."""
+        return Address(host=self.address, token=self.token if token is None else token)
 
     def config(self) -> dict[str, Any]:
         """The agent's configuration as Consul reads it (JSON)."""
@@ -111,7 +117,7 @@ class ConsulAgent:
 
     def start(self, consul: Path, limit_s: float = START_LIMIT_S) -> Running:
         """Start and wait until the agent is in the catalog and there is a leader; raises `Temporary`."""
-        running = start(f"consul {self.node}", self.command(consul), self.folder / "consul.log")
+        running = start(f"consul {self.node}", self.command(consul), self.folder / "consul.log", self.environ)
         await_ready(running, self.is_ready, limit_s)
         return running
 
@@ -133,6 +139,7 @@ class S3Server:
     access_key: str = "hydra"
     secret_key: str = field(default_factory=partial(secrets.token_hex, 16), repr=False)
     region: str = "us-east-1"
+    environ: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
 
     @property
@@ -165,7 +172,7 @@ class S3Server:
             "--quiet",
         ]
         command += ["--region", self.region, "posix", "--sidecar", str(meta), str(data)]
-        keys = {"ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key}
+        keys = {**self.environ, "ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key}
         running = start("versitygw", command, self.folder / "versitygw.log", keys)
         await_ready(running, self.is_ready, limit_s)
         return running
@@ -221,6 +228,16 @@ class Running:
     def last_lines(self, count: int = 15) -> str:
         """The end of the log, for error texts."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+
+def snapshot(agent: ConsulAgent) -> bytes:
+    """All state of the cluster of `agent`, whose token may do everything."""
+    return Transport(agent.kv_address()).request("GET", "snapshot", {}).body
+
+
+def restore(agent: ConsulAgent, state: bytes) -> None:
+    """Set the cluster of `agent` back to a snapshot."""
+    Transport(agent.kv_address()).request("PUT", "snapshot", {}, state)
 
 
 def start(name: str, command: Sequence[str], log: Path, extra: Mapping[str, str] | None = None) -> Running:
