@@ -99,8 +99,11 @@ class S3Objects:
 
     def make_bucket(self, bucket: str) -> None:
         """Create a bucket on a server of one's own, as the demo has; fine when it is there."""
-        with contextlib.suppress(Conflict), _boto_errors(f"s3://{bucket}"):
-            self._boto().create_bucket(Bucket=bucket)
+        try:
+            self.check(bucket)
+        except SourceNotReady:
+            with _boto_errors(f"s3://{bucket}"):
+                self._boto().create_bucket(Bucket=bucket)
 
     def check(self, bucket: str) -> str:
         """The server's Date header; raises what keeps this machine from reading `bucket` (`hydra doctor`)."""
