@@ -31,7 +31,7 @@ from handlers.core import codec, keys
 from handlers.core.acceptance import Held, accept
 from handlers.core.diff import Action, Decision, Delete, Download, Publish, Withdraw, diff
 from handlers.core.errors import HydraError, Malformed, Temporary
-from handlers.core.holdings import Facts
+from handlers.core.holdings import Facts, missing
 from handlers.core.model import Actual, Desired, State
 from handlers.core.version import ReleaseId
 
@@ -68,6 +68,7 @@ class Sync:
 
     def converge(self) -> str:
         """Work until nothing is left to do or only waits remain; the sentence to log."""
+        self._local.sweep()
         self._take_over()
         current, _ = self._kv.get(keys.actual(self._node))
         self._written = current.value if current else None
@@ -127,7 +128,8 @@ class Sync:
         if not self._hold:
             facts = self._survey.facts(desired, "", {})
             known = desired.releases.keys() | facts.inventory.held | facts.used.keys()
-            self._volumes.sweep(desired.releases.keys(), known)
+            whole = {r for r, header in facts.bodies.items() if not missing(r, header, facts.inventory)}
+            self._volumes.sweep(desired.releases.keys() - whole, known)
 
     def _work(self, bell: Bell) -> Decision:
         """Decide, do, report, wait: until there is nothing left to do."""

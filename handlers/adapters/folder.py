@@ -139,14 +139,15 @@ class Folder:
         info = self.stat(name)
         if info is None:
             return
-        if not stat.S_ISDIR(info.st_mode):
-            os.unlink(name, dir_fd=self.fd)
-            return
-        with self.open([name]) as inner:
-            os.fchmod(inner.fd, 0o700)
-            for child in inner.names():
-                inner.remove(child)
-        os.rmdir(name, dir_fd=self.fd)
+        with contextlib.suppress(FileNotFoundError):  # two handlers may empty the same trash
+            if not stat.S_ISDIR(info.st_mode):
+                os.unlink(name, dir_fd=self.fd)
+                return
+            with self.open([name]) as inner:
+                os.fchmod(inner.fd, 0o700)
+                for child in inner.names():
+                    inner.remove(child)
+            os.rmdir(name, dir_fd=self.fd)
 
     def prune(self, parts: Sequence[str]) -> None:
         """Delete the folder at `parts` and those above it, as far as they are empty."""
@@ -174,3 +175,13 @@ def each(top: Folder, depth: int) -> Iterator[tuple[str, ...]]:
             with inner:
                 for rest in each(inner, depth - 1):
                     yield (name, *rest)
+
+
+def drop_empty(top: Folder, depth: int) -> None:
+    """Delete empty folders up to `depth` levels below `top`: what a killed `prune` left."""
+    for name in top.folders():
+        if depth > 1:
+            with top.open([name]) as inner:
+                drop_empty(inner, depth - 1)
+        with contextlib.suppress(OSError):  # not empty: it stays
+            os.rmdir(name, dir_fd=top.fd)

@@ -69,6 +69,13 @@ class LocalState:
         """Forget; fine when absent."""
         self.path(name).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Delete unfinished files of processes that were killed while they wrote."""
+        for path in self._folder.rglob(".*.tmp"):
+            pid = path.name.split(".")[-2]
+            if not pid.isdecimal() or not Path("/proc", pid).exists():
+                path.unlink(missing_ok=True)
+
     def names(self, folder: str) -> list[str]:
         """The names in one folder, without unfinished files."""
         where = self.path(folder)

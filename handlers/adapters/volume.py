@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from handlers.adapters.folder import Folder, disk_errors, each
+from handlers.adapters.folder import Folder, disk_errors, drop_empty, each
 from handlers.core.errors import Usage
 from handlers.core.holdings import Inventory, Piece, Space
 from handlers.core.model import RAM, VolumeInfo
@@ -48,11 +48,15 @@ class Volumes:
         with disk_errors(f"{self.root}"):
             self.root.mkdir(parents=True, exist_ok=True)
             for name in self.volumes:
-                self._open(name, "data", make=True).close()
                 with self._open(name, "staging", TRASH, make=True) as trash:
                     _empty(trash)
+                self._open(name, "data", make=True).close()
             with self._below("releases", TRASH, make=True) as trash:
                 _empty(trash)
+            lasting = [("volumes", name, area) for name in self._lasting() for area in ("data", "staging")]
+            for parts in [("releases",), *lasting]:
+                with self._below(*parts) as top:
+                    drop_empty(top, RELEASE_DEPTH)
 
     @property
     def classes(self) -> dict[str, str]:
@@ -129,9 +133,7 @@ class Volumes:
             _seal(dataset)
             staging.move(piece.dataset, data, piece.dataset)
             os.fchmod(dataset.fd, DATA_FOLDER)  # only now: a read-only folder cannot change its parent
-            with staging.open([PARTS], make=True) as parts:
-                parts.remove(piece.dataset)
-            staging.prune([PARTS])
+            staging.remove(PARTS)  # of all datasets: those of a release are fetched one after the other
             with self._open(volume, "staging") as top:
                 top.prune(where)
 
