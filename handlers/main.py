@@ -15,8 +15,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as in `typing`, whose import would cost every run
 if TYPE_CHECKING:
     from handlers.context import Context
     from handlers.settings import Settings
