@@ -121,8 +121,9 @@ def claims(home: Home, ledger: Ledger) -> Holds:
     for service in home.services:
         for release, why in ledger.asked(service):
             reasons.setdefault(release, []).append(why)
-    for release, why in list(_used(home, ledger, reasons)):
-        reasons.setdefault(release, []).append(why)
+    for release in [r for r in _used(home, ledger, reasons) if r not in reasons]:
+        # said only where nothing else holds it: each instance that moves would change the document otherwise
+        reasons[release] = ["in use here"]
     if home.cordoned:
         reasons = {release: why for release, why in reasons.items() if release in home.previous.releases}
     for release, reason in list(_kept(home, ledger, reasons)):
@@ -131,10 +132,10 @@ def claims(home: Home, ledger: Ledger) -> Holds:
     return {release: hold for release, hold in holds.items() if hold is not None}
 
 
-def _used(home: Home, ledger: Ledger, asked: Reasons) -> Iterable[tuple[ReleaseId, str]]:
+def _used(home: Home, ledger: Ledger, asked: Reasons) -> Iterable[ReleaseId]:
     """What local instances have loaded or are on their way to."""
     states = home.node.states.instances if home.node.states else {}
-    for key, state in sorted(states.items()):
+    for state in states.values():
         plan = ledger.plans.get(state.service)
         for alias, version in [*state.releases.items(), *state.moving.items()]:
             named = (
@@ -143,10 +144,10 @@ def _used(home: Home, ledger: Ledger, asked: Reasons) -> Iterable[tuple[ReleaseI
             held = [release for release in home.previous.releases if release.version == version]
             if named is not None and (named in held or not held):
                 if named in held or ledger.exists(named):
-                    yield named, f"used by {key}"
+                    yield named
                 continue
             # which channel the alias named is forgotten: whatever has this version may be in use
-            yield from ((release, f"used by {key}") for release in held if release not in asked)
+            yield from (release for release in held if release not in asked)
 
 
 def _kept(home: Home, ledger: Ledger, reasons: Reasons) -> Iterable[tuple[ReleaseId, str]]:

@@ -113,7 +113,12 @@ def slot_id(node: str, instance: InstanceKey) -> str:
 
 def slot(node: str, instance: InstanceKey) -> str:
     """The session lock of one instance's slot."""
-    return f"{SLOTS}{instance.service}/{slot_id(node, instance)}"
+    return slot_lock(instance.service, slot_id(node, instance))
+
+
+def slot_lock(name: Service, slot_id: str) -> str:
+    """The session lock of the slot that `slots/<s>` calls `slot_id`."""
+    return f"{SLOTS}{name}/{slot_id}"
 
 
 def node(name: str) -> str:
@@ -181,3 +186,11 @@ def rest(prefix: str, key: str) -> list[str]:
     if not key.startswith(prefix):
         raise ValueError(f"{key} is not below {prefix}")
     return key[len(prefix) :].split("/")
+
+
+def is_order(key: str) -> bool:
+    """Whether `key` holds an operator's order (a pin, a rejection, control), which nothing may delay."""
+    parts = key.removeprefix(ROOT).split("/")
+    return (
+        parts[0] in ("channels", "services") and len(parts) > 4 and parts[4] in ("pin", "rejected", "control")
+    )
