@@ -37,6 +37,7 @@ class ConsulAgent:
 
     `token` is the initial management token of a server with ACLs, or the agent token of a client; without
     one there are no ACLs. `join` are serf addresses. `config_files` are read before what is built here.
+    `key_list_policy`: with ACLs, a denied listing is refused instead of being cut short.
     `environ` is added to the environment of the program.
     """
 
@@ -45,6 +46,7 @@ class ConsulAgent:
     server: bool = True
     token: str = field(default="", repr=False)
     join: tuple[str, ...] = ()
+    key_list_policy: bool = True
     session_ttl_min: str = "10s"
     config_files: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class ConsulAgent:
     http_port: int = field(default_factory=free_port)
     serf_port: int = field(default_factory=free_port)
     rpc_port: int = field(default_factory=free_port)
+    https_port: int = -1
 
     @property
     def address(self) -> str:
@@ -84,8 +87,13 @@ class ConsulAgent:
             "disable_remote_exec": True,
             "leave_on_terminate": False,  # a stopped agent would take its sessions, and so the slots, with it
             "skip_leave_on_interrupt": True,
-            "ports": {"http": self.http_port, "serf_lan": self.serf_port, "server": self.rpc_port}
-            | dict.fromkeys(("dns", "grpc", "grpc_tls", "https", "serf_wan"), -1),
+            "ports": {
+                "http": self.http_port,
+                "https": self.https_port,
+                "serf_lan": self.serf_port,
+                "server": self.rpc_port,
+                **dict.fromkeys(("dns", "grpc", "grpc_tls", "serf_wan"), -1),
+            },
             # all watches, templates and handlers of a machine share one source address
             "limits": {"http_max_conns_per_client": 5000},
             "performance": {"raft_multiplier": 1},
@@ -102,7 +110,7 @@ class ConsulAgent:
             "enabled": True,
             "default_policy": "deny",
             "down_policy": "extend-cache",
-            "enable_key_list_policy": True,  # a denied listing is refused instead of looking empty
+            "enable_key_list_policy": self.key_list_policy,
             "tokens": tokens,
         }
 
