@@ -73,12 +73,17 @@ class Machine:
         entry, _ = self.consul.kv().get(key)
         return entry.value if entry else None
 
+    def in_kv(self) -> dict[InstanceKey, Instance]:
+        """The instances that everybody sees."""
+        raw = self.read(keys.instances(self.node))
+        return dict(codec.decode(Instances, raw, "instances").instances) if raw else {}
+
     def instances(self) -> dict[InstanceKey, Instance]:
-        """As the KV has them; the local copy must be the same."""
+        """The instances that everybody sees; between two rounds the local copy is the same."""
         raw = self.read(keys.instances(self.node))
         assert raw is not None
         assert LocalState(self.root).read("instances") == raw
-        return dict(codec.decode(Instances, raw, "instances").instances)
+        return self.in_kv()
 
 
 @pytest.fixture
@@ -380,11 +385,11 @@ def test_process_follows_catalog_registrations_and_alive(machine: Machine, tmp_p
         machine.root = tmp_path / "root"
         wait_until(lambda: alive(machine))
         machine.register("places-1")
-        wait_until(lambda: ONE in machine.instances())
+        wait_until(lambda: ONE in machine.in_kv())
         job = Instance(service=PLACES, id="job", incarnation="1")
         document = codec.encode(Instances(instances={InstanceKey.of(PLACES, "job"): job}))
         machine.consul.kv().txn([Set(keys.registrations(NODE), document)])
-        wait_until(lambda: len(machine.instances()) == 2)
+        wait_until(lambda: len(machine.in_kv()) == 2)
         first = alive(machine)
         machine.consul.kv().destroy_session(first)
         wait_until(lambda: alive(machine) not in ("", first))
