@@ -24,7 +24,6 @@ from hydra_cli.dev import processes, servers
 from hydra_cli.dev.access import PLANNER_NODE, Access
 from hydra_cli.dev.folder import Folder, as_toml
 from hydra_cli.dev.node import END_S, MARK, Node, path_of_programs, supervised, supervisor_at
-from hydra_cli.dev.ram import RamFolder
 from hydra_cli.programs import program
 
 ENVIRONMENTS = ("demo", "dev", "prod")
@@ -70,7 +69,6 @@ class Cluster:
         self._tokens: dict[str, str] = {"management": str(uuid.uuid4())}
         self._nodes: dict[str, Node] = {}
         self._running: list[servers.Running] = []
-        self._ram: RamFolder | None = None
         self._server: servers.ConsulAgent | None = None
         self._server_runs: servers.Running | None = None
         self._planner_runs: servers.Running | None = None
@@ -96,7 +94,6 @@ class Cluster:
         self._say = say or self._say
         self._files.claim()
         try:
-            self._ram = RamFolder(self.folder / "ram")
             self._record()
             self._start_s3()
             self._start_consul()
@@ -121,8 +118,6 @@ class Cluster:
             for running in group:
                 running.stop(END_S)
         processes.kill_marked(MARK, self._mark)
-        if self._ram:
-            self._ram.remove()
         self._files.release()
 
     def ended(self) -> list[servers.Running]:
@@ -288,7 +283,6 @@ class Cluster:
         self._planner_runs = supervised("planner", folder, environ, "--planner")
 
     def _add(self, name: str) -> Node:
-        assert self._ram, "up() comes first"
         if name in self._nodes:
             raise Usage(f"there is a node {name!r} already")
         node_token, agent_token = Access(self.kv()).node(name)
@@ -305,7 +299,7 @@ class Cluster:
             environ=marks,
         )
         variables = {**self._s3, **self._marks(), "CONSUL_HTTP_TOKEN": node_token}
-        node = Node(name, folder, agent, self._ram.path / name, mark, variables)
+        node = Node(name, folder, agent, mark, variables)
         node.prepare(as_toml(self._limits))
         node.start()
         self._nodes[name] = node
@@ -326,8 +320,8 @@ class Cluster:
             time.sleep(servers.POLL_S)
 
     def _record(self) -> None:
-        """Note all processes and the folder in memory for whoever has to end this cluster without us."""
+        """Note all processes for whoever has to end this cluster without us."""
         nodes = [running for node in self._nodes.values() for running in node.running]
         others = [running for running in (self._server_runs, self._planner_runs) if running]
         known = [*self._running, *others, *nodes]
-        self._files.record(self._mark, self._ram.path if self._ram else None, known)
+        self._files.record(self._mark, known)

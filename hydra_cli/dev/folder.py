@@ -1,14 +1,13 @@
 """The folder of a local cluster: who uses it, what runs for it, and how to end that without its maker.
 
 lock    held while a cluster runs here
-pids    its processes by id and moment of start, its mark, its folder in memory
+pids    its processes by id and moment of start, its mark
 env     what a person's shell needs, written when the cluster is ready
 consul/ planner/ s3/ nodes/<node>/    one folder per program, with its log
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -26,7 +25,7 @@ from hydra_cli.dev.node import END_S, MARK
 from hydra_cli.dev.processes import Process
 from hydra_cli.dev.servers import Running
 
-_OURS = ("env", "pids", "consul", "planner", "s3", "nodes", "ram")
+_OURS = ("env", "pids", "consul", "planner", "s3", "nodes")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _ORDERLY_S = 3 * END_S
 _GRACE_S = 5.0
@@ -75,14 +74,13 @@ class Folder:
             self._lock.close()
             self._lock = None
 
-    def record(self, mark: str, ram: Path | None, running: Iterable[Running]) -> None:
+    def record(self, mark: str, running: Iterable[Running]) -> None:
         """Note what runs, so that `end` can end it when we cannot."""
         known = {r.name: processes.find(r.process.pid) for r in running}
         text = {
             "boot": _BOOT.read_text().strip(),
             "mark": mark,
             "maker": _plain(processes.find(os.getpid())),
-            "ram": str(ram or ""),
             "processes": {name: _plain(process) for name, process in known.items() if process},
         }
         write_atomic(self.path / "pids", json.dumps(text, indent=2).encode(), mode=0o600)
@@ -127,10 +125,6 @@ def _end_leftovers(recorded: Mapping[str, Any]) -> None:
         for process in processes.await_end(known, _GRACE_S):
             process.send(signal.SIGKILL)
         processes.kill_marked(MARK, recorded["mark"])
-    ram = Path(recorded["ram"])
-    if ram.name.startswith("hydra-dev-"):
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(ram)
 
 
 def _plain(process: Process | None) -> list[int]:

@@ -61,7 +61,6 @@ class Node:
     name: str
     folder: Path
     agent: servers.ConsulAgent
-    ram: Path
     mark: str
     variables: Mapping[str, str]
     _agent_runs: servers.Running | None = field(default=None, init=False)
@@ -71,6 +70,11 @@ class Node:
     def root(self) -> Path:
         """Its HYDRA_ROOT."""
         return self.folder / "root"
+
+    @property
+    def ram(self) -> Path:
+        """Its RAM volume: a plain folder, since a mount takes privileges and a link is refused."""
+        return self.root / "volumes" / "ram"
 
     @property
     def config(self) -> Path:
@@ -94,10 +98,9 @@ class Node:
         return "\n".join(f"{name}: {text.strip()}" for name, text in ends.items() if text)
 
     def prepare(self, limits: str) -> None:
-        """Make the folder, with the RAM volume in memory and a configuration with the table `limits`."""
-        for folder in (self.root / "volumes", self.folder / "services", self.ram):
+        """Make the folders, and a configuration with the table `limits`."""
+        for folder in (self.ram, self.folder / "services"):
             folder.mkdir(parents=True, exist_ok=True)
-        (self.root / "volumes" / "ram").symlink_to(self.ram)
         include = self.folder / "services" / "*.conf"
         volumes = '[volumes.disk]\nclass = "DISK"\n\n[volumes.ram]\nclass = "RAM"\n'
         self.config.write_text(f'{limits}\n{volumes}\n[supervisor]\ninclude = "{include}"\n')
@@ -133,7 +136,9 @@ class Node:
         for running in self.running:
             running.kill()
         for left in self.ram.iterdir():
-            shutil.rmtree(left, ignore_errors=True)
+            for folder, _, _ in os.walk(left):
+                Path(folder).chmod(0o755)  # complete data is read-only
+            shutil.rmtree(left)
 
     def stop_agent(self) -> None:
         """End the Consul agent alone, as for an upgrade."""
