@@ -181,19 +181,18 @@ def _dataset(path: str, name: Any, fields: Any) -> TemplateDataset:
 
 def _source(where: str, fields: Mapping[str, Any]) -> tuple[str, str]:
     text = _text(where, fields, "SourcePath")
-    where = f"{where}: SourcePath {text!r}"
-    scheme, _, rest = text.partition("://")
-    bucket, _, key = rest.partition("/")
-    if scheme != "s3" or not bucket or not key:
-        raise Usage(f"{where}: must be s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for everything below a prefix")
-    if PLACEHOLDER in bucket or PLACEHOLDER not in key:
-        raise Usage(
-            f"{where}: the key must contain {PLACEHOLDER} where the version stands, so that each has its own"
-        )
+    where = f"{where}: SourcePath"
+    try:
+        source = Source.parse(text)
+    except Usage as e:
+        raise Usage(f"{where}: {e}") from None
+    key = source.key
+    if PLACEHOLDER not in key:
+        raise Usage(f"{where} {text!r}: the key must contain {PLACEHOLDER}, so that each version has its own")
     if "{" in key.replace(PLACEHOLDER, "") or "}" in key.replace(PLACEHOLDER, ""):
-        raise Usage(f"{where}: the only placeholder is {PLACEHOLDER}")
+        raise Usage(f"{where} {text!r}: the only placeholder is {PLACEHOLDER}")
     _within(where, check_path, key.removesuffix("/"), "key")
-    return bucket, key
+    return source.bucket, key
 
 
 def _placement(where: str, fields: Mapping[str, Any]) -> str:

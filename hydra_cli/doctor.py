@@ -22,7 +22,6 @@ from hydra_cli.context import Context
 from hydra_cli.doctor_checks import Finding, Level
 from hydra_cli.options import command
 from hydra_cli.output import Block, Cell, Line, Table, Tone
-from hydra_cli.publish_release import parse_source
 
 TONES = {Level.OK: Tone.GOOD, Level.WARN: Tone.WARN, Level.FAIL: Tone.BAD}
 AREAS = {
@@ -184,7 +183,7 @@ def _s3(context: Context, buckets: Sequence[str]) -> Iterator[Finding]:
 def _sources(context: Context) -> list[Source]:
     found = context.kv().list(keys.RELEASES).entries.values()
     releases = [codec.decode(Release, entry.value, entry.key) for entry in found]
-    return [parse_source(d.source) for release in releases for d in release.datasets.values()]
+    return [Source.parse(d.source) for release in releases for d in release.datasets.values()]
 
 
 def _space(variables: Mapping[str, str]) -> Iterator[Finding]:

@@ -110,8 +110,15 @@ class Screen:
     ) -> None:
         self.form = form
         self.colour = colour
-        self._out = out or sys.stdout
-        self._err = err or sys.stderr
+        self._given = (out, err)
+
+    @property
+    def _out(self) -> TextIO:
+        return self._given[0] or sys.stdout
+
+    @property
+    def _err(self) -> TextIO:
+        return self._given[1] or sys.stderr
 
     @property
     def live(self) -> bool:

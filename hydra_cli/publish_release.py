@@ -153,7 +153,7 @@ def _essence(dataset: Dataset | None) -> tuple[object, ...]:
 def _published_manifest(kv: KV, objects: Objects, header: Release) -> Manifest:
     key = keys.manifest(header.channel, header.version)
     if header.manifest.object:
-        place = parse_source(header.manifest.object)
+        place = Source.parse(header.manifest.object)
         found = objects.head(place)
         raw = b"".join(objects.read_range(place, found.etag, 0, found.size))
         return codec.decode(Manifest, raw, header.manifest.object)
@@ -161,12 +161,6 @@ def _published_manifest(kv: KV, objects: Objects, header: Release) -> Manifest:
     if entry is None:
         raise Conflict(f"{header.channel}@{header.version} is published, but its list of files {key} is gone")
     return codec.decode(Manifest, entry.value, key)
-
-
-def parse_source(text: str) -> Source:
-    """`s3://bucket/key` as published."""
-    bucket, _, key = text.removeprefix("s3://").partition("/")
-    return Source(bucket, key)
 
 
 def _ops(context: Context, channel: Channel, header: Release, manifest: bytes, before: Standing) -> list[Op]:
@@ -193,7 +187,7 @@ def _ops(context: Context, channel: Channel, header: Release, manifest: bytes, b
 
 
 def _object(channel: Channel, header: Release, digest: str) -> Source:
-    first = parse_source(header.datasets[min(header.datasets)].source)
+    first = Source.parse(header.datasets[min(header.datasets)].source)
     dataset = header.datasets[min(header.datasets)]
     before = first.key.partition(dataset.version)[0]
     folder = before[: before.rfind("/") + 1]
