@@ -23,7 +23,9 @@ from handlers.core.errors import Temporary
 from handlers.core.model import Instance, Instances, Meta, NodeInfo
 from handlers.core.names import InstanceKey, Service
 from handlers.discover import Discoverer
+from handlers.resync import Eye, watched_keys
 from handlers.settings import Limits, Settings
+from hydra_cli.acl import render
 from tests.fakes_kv import FakeKV
 from tests.servers import Consul, wait_until
 
@@ -322,6 +324,22 @@ def test_service_list_that_acls_cut_short_drops_nobody(consul_acl: Consul, tmp_p
         assert "nothing is dropped" in machine.discoverer.attempt()[0]
 
     assert machine.instances() == before
+
+
+def test_policy_of_the_role_node_is_enough(consul_acl: Consul, tmp_path: Path) -> None:
+    consul_acl.kv().txn([Set(keys.META, codec.encode(Meta(environments=("prod",))))])
+    token = consul_acl.token_for(render("node", node=NODE))
+    machine = Machine(consul_acl, tmp_path, token=token)
+    machine.register("places-1")
+
+    assert "knows 1 instances" in machine.discoverer.converge()
+    assert alive(machine)
+    for block in (machine.discoverer.block_on_catalog, machine.discoverer.block_on_node):
+        assert block(0) > 0
+    planner = consul_acl.token_for(render("planner", node=NODE))
+    for secret, scope in ((token, "node"), (planner, "cluster")):
+        eye = Eye(consul_acl.kv(secret), watched_keys(scope, NODE))
+        assert (eye.look(0), eye.away) == ("", False)
 
 
 class Crash(BaseException):
