@@ -16,25 +16,29 @@ _LOOK_S = 10.0  # of one blocking query; whether our own session still lives is 
 
 
 @contextlib.contextmanager
-def cluster_lock(kv: KV, local: LocalState, role: str, *, node: str, ttl_s: int) -> Iterator[CheckSession]:
+def cluster_lock(
+    kv: KV, local: LocalState, role: str, *, node: str, ttl_s: int, user: str = ""
+) -> Iterator[CheckSession]:
     """Wait for the lock `locks/<role>`, hold it for the block; yields the fence for its transactions.
 
     What is read inside the block is read after everybody who held the lock before has finished. A holder that
     died is waited for until its session ends (up to twice `ttl_s` seconds). Raises `Temporary` and `Denied`.
+    `user` names the handler where that is not the role itself: two handlers of one node that went on with one
+    another's session would both hold the lock.
     """
-    with SessionKeeper(kv, local, role, ttl_s=ttl_s, behavior="delete") as keeper:
+    with SessionKeeper(kv, local, user or role, ttl_s=ttl_s, behavior="delete") as keeper:
         fence = CheckSession(keys.lock(role), keeper.session)
         index = 0
-        while not _taken(kv, fence, role, node):
+        while not _taken(kv, fence, user or role, node):
             if keeper.lost.is_set():
                 raise Temporary(f"{fence.key}: our session ended while somebody else held the lock")
             _, index = kv.get(fence.key, after=index, wait_s=_LOOK_S if index else 0)
         yield fence
 
 
-def _taken(kv: KV, fence: CheckSession, role: str, node: str) -> bool:
+def _taken(kv: KV, fence: CheckSession, user: str, node: str) -> bool:
     """Try once; also true when the lock is still ours from a run that died."""
-    about = {"about": f"Role {role} is at work on {node}", "node": node}
+    about = {"about": f"{user} is at work on {node}", "node": node}
     value = (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
     try:
         kv.txn([Lock(fence.key, value, fence.session)])

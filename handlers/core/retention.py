@@ -1,0 +1,292 @@
+"""What may be removed from KV: releases past their retention, what tombstones leave, traces of what is gone.
+
+Pure. A release goes only if nothing names it: no head, pin, target, start, instance, and no node's desired.
+Where a document that could name it cannot be read, nothing goes. Data on S3 is never touched, also not the
+list of files that lies beside it: Hydra owns nothing there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import chain
+
+from handlers.core import codec, keys, model
+from handlers.core.errors import Usage
+from handlers.core.names import Channel, Service, segment
+from handlers.core.version import ReleaseId, Version
+from handlers.core.world import ChannelFacts, ServiceFacts, World
+
+AUDIT_KEPT = 50  # entries of each object that stay however old they are
+AUDIT_AGE = timedelta(days=30)
+STALE_AFTER = timedelta(minutes=10)  # documents of a node that has none below nodes/: it may be starting anew
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """Keys that go together, in one transaction, or a document that is written again without a part of it.
+
+    `object` and `why` are for people; `keys` go if they are as they were read.
+    """
+
+    object: str
+    why: str
+    keys: tuple[str, ...] = ()
+    rewrite: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """`removals` in their order; `stale`: since when nodes without documents below nodes/ were seen so."""
+
+    removals: tuple[Removal, ...] = ()
+    stale: Mapping[str, datetime] = field(default_factory=dict)
+    held: str = ""
+
+
+def keep_and_remove(
+    channel: ChannelFacts, named: Mapping[Version, str], now: datetime
+) -> tuple[dict[Version, str], dict[Version, str]]:
+    """The channel's releases that stay and that may go, each with the reason.
+
+    What is within the count stays, what is younger than the age stays, and so does what is `named`.
+    """
+    keep: dict[Version, str] = {}
+    remove: dict[Version, str] = {}
+    count, age_s = channel.settings.keep_releases, channel.settings.keep_age_s
+    for place, release in enumerate(reversed(channel.releases), start=1):
+        age = now - release.version.moment
+        if release.version in named:
+            keep[release.version] = named[release.version]
+        elif place <= count:
+            keep[release.version] = f"among the newest {count}"
+        elif age_s is not None and age < timedelta(seconds=age_s):
+            keep[release.version] = f"younger than {age_s} s"
+        else:
+            remove[release.version] = f"beyond the newest {count}" + (
+                f" and older than {age_s} s" if age_s is not None else ""
+            )
+    return keep, remove
+
+
+def retention(world: World, audit: Iterable[str], seen: Mapping[str, datetime], now: datetime) -> Retention:
+    """All that may go. `audit`: the keys of all audit entries; `seen`: `stale` of the run before."""
+    stale = {
+        node.segment: min(seen.get(node.segment, now), now) for node in world.nodes.values() if not node.known
+    }
+    forgotten = {name for name, since in stale.items() if now - since >= STALE_AFTER}
+    if len(forgotten) > max(1, len(world.nodes) / 2):
+        forgotten = set()  # so many at once were not forgotten: nodes/ itself is damaged
+    if reason := _blind(world):
+        return Retention(removals=tuple(_audit(audit, now)), stale=stale, held=reason)
+    named = _named(world)
+    removals: list[Removal] = []
+    for channel in world.channels.values():
+        removals += _channel(world, channel, named.get(channel.name, {}), now)
+    for service in world.services.values():
+        removals += _service(world, service, forgotten)
+    removals += [_node(world, segment) for segment in sorted(forgotten)]
+    return Retention(removals=(*removals, *_audit(audit, now)), stale=stale)
+
+
+def _blind(world: World) -> str:
+    """What keeps retain from knowing which releases are named. Empty = it sees everything."""
+    for service in world.services.values():
+        if parts := sorted(service.unreadable - {"verdicts", "slots"}):
+            return f"{', '.join(parts)} of service {service.name} cannot be read"
+    for node in world.nodes.values():
+        if parts := sorted(node.unreadable & {"desired", "states", "instances"}):
+            return f"{', '.join(parts)} of node {node.name} cannot be read"
+        if node.known and node.desired is None:
+            return f"node {node.name} is not planned yet"
+    return ""
+
+
+def _named(world: World) -> dict[Channel, dict[Version, str]]:
+    """By channel the versions that something names, with who does."""
+    named: dict[Channel, dict[Version, str]] = {}
+    for channel, version, why in chain(_by_channels(world), _by_services(world), _by_nodes(world)):
+        if version is not None:
+            named.setdefault(channel, {}).setdefault(version, why)
+    return named
+
+
+Naming = Iterable[tuple[Channel, Version | None, str]]
+
+
+def _by_channels(world: World) -> Naming:
+    for channel in world.channels.values():
+        yield channel.name, channel.head, "the head"
+        yield channel.name, channel.pin.version if channel.pin else None, "pinned"
+
+
+def _by_services(world: World) -> Naming:
+    for service in world.services.values():
+        channels = service.subscription.channels if service.subscription else {}
+        for alias, pin in service.pins.items():
+            for name in [channels[alias]] if alias in channels else world.channels:
+                yield name, pin.version, f"pinned by {service.name}"
+        for name, versions in service.proven.channels.items():
+            rejected = world.channels[name].rejected if name in world.channels else {}
+            good = [version for version in versions if version not in rejected]
+            yield name, good[-1] if good else None, f"proven for {service.name}"
+
+
+def _by_nodes(world: World) -> Naming:
+    for node in world.nodes.values():
+        for release in node.desired.releases if node.desired else ():
+            yield release.channel, release.version, f"held by {node.name}"
+        for plan in node.desired.services.values() if node.desired else ():
+            for part in plan.aliases.values():
+                yield part.channel, part.target, "targeted"
+                yield part.channel, part.start, "what new instances begin with"
+        for version in _used(node.states):
+            # states name aliases; whatever has this version may be what one of them means
+            yield from ((name, version, f"in use on {node.name}") for name in world.channels)
+
+
+def _used(states: model.States | None) -> set[Version]:
+    found: set[Version] = set()
+    for state in states.instances.values() if states else ():
+        found.update(state.releases.values(), state.moving.values(), state.target.values())
+    return found
+
+
+def _channel(
+    world: World, channel: ChannelFacts, named: Mapping[Version, str], now: datetime
+) -> Iterable[Removal]:
+    owner = f"channel/{channel.name}"
+    if channel.unreadable:
+        return
+    if channel.deleted:
+        yield from _deleted_channel(world, channel)
+        return
+    _, remove = keep_and_remove(channel, named, now)
+    for version, why in sorted(remove.items()):
+        yield Removal(
+            object=owner, why=f"release {version}: {why}", keys=_release_keys(channel.name, version)
+        )
+    for version in sorted(channel.rejected):
+        if version not in channel.by_version and version not in named:
+            key = keys.rejected(channel.name, version)
+            yield Removal(object=owner, why=f"rejection of {version}, which is gone", keys=(key,))
+
+
+def _release_keys(channel: Channel, version: Version) -> tuple[str, str]:
+    return keys.release(channel, version), keys.manifest(channel, version)
+
+
+def _deleted_channel(world: World, channel: ChannelFacts) -> Iterable[Removal]:
+    """Everything of the channel, its tombstone last, once no node holds and no service reads any of it."""
+    versions = {release.version for release in channel.releases}
+    for node in world.nodes.values():
+        if any(r.channel == channel.name for r in (node.desired.releases if node.desired else ())):
+            return
+        if versions & _used(node.states):
+            return
+    readers = (service.subscription for service in world.services.values() if service.subscription)
+    if any(channel.name in subscription.channels.values() for subscription in readers):
+        return
+    owner, why = f"channel/{channel.name}", "the channel is deleted"
+    for version in sorted(versions):
+        yield Removal(
+            object=owner, why=f"release {version}: {why}", keys=_release_keys(channel.name, version)
+        )
+    yield from _folder(world, owner, why, keys.channel(channel.name), last=keys.settings(channel.name))
+
+
+def _service(world: World, service: ServiceFacts, forgotten: set[str]) -> Iterable[Removal]:
+    owner = f"service/{service.name}"
+    if service.deleted:
+        if not _lives(world, service.name):
+            yield from _deleted_service(world, service.name, owner)
+        return
+    slots = keys.slots(service.name)
+    nobody_out = slots in world.indexes and "slots" not in service.unreadable and not service.slots.out
+    if nobody_out and service.subscription is None and not _lives(world, service.name):
+        yield Removal(object=owner, why="nobody is out of service of a service that is gone", keys=(slots,))
+    yield from _trimmed(world, service, owner, forgotten)
+
+
+def _lives(world: World, service: Service) -> bool:
+    """Whether any node still runs, plans or knows of the service."""
+    for node in world.nodes.values():
+        if service in (node.desired.services if node.desired else {}):
+            return True
+        if any(key.service == service for key in (node.states.instances if node.states else {})):
+            return True
+    return bool(world.replicas(service))
+
+
+def _deleted_service(world: World, service: Service, owner: str) -> Iterable[Removal]:
+    why = "the service is unsubscribed"
+    parts = (keys.verdicts(service), keys.proven(service), keys.slots(service))
+    if found := tuple(key for key in parts if key in world.indexes):
+        yield Removal(object=owner, why=why, keys=found)
+    yield from _folder(world, owner, why, keys.service(service), last=keys.subscription(service))
+
+
+def _folder(world: World, owner: str, why: str, folder: str, *, last: str) -> Iterable[Removal]:
+    """All keys below a folder; the tombstone goes last, so that a crash before it loses nothing."""
+    if found := tuple(sorted(key for key in world.indexes if key.startswith(folder) and key != last)):
+        yield Removal(object=owner, why=why, keys=found)
+    yield Removal(object=owner, why=why, keys=(last,))
+
+
+def _trimmed(world: World, service: ServiceFacts, owner: str, forgotten: set[str]) -> Iterable[Removal]:
+    """Verdicts of releases that are gone, and slots of nodes that are forgotten."""
+    verdicts = service.verdicts.releases
+    stays = {release: verdict for release, verdict in verdicts.items() if not _is_gone(world, release)}
+    if len(stays) < len(verdicts):
+        fresh = codec.encode(model.Verdicts(releases=stays, extra=service.verdicts.extra))
+        gone = ", ".join(sorted(verdicts.keys() - stays.keys()))
+        yield Removal(object=owner, why=f"verdicts of {gone}", rewrite={keys.verdicts(service.name): fresh})
+    out = service.slots.out
+    there = {name: entry for name, entry in out.items() if segment(entry.node) not in forgotten}
+    if len(there) < len(out):
+        fresh = codec.encode(model.Slots(out=there, extra=service.slots.extra))
+        gone = ", ".join(sorted(out.keys() - there.keys()))
+        yield Removal(object=owner, why=f"slots of {gone}", rewrite={keys.slots(service.name): fresh})
+
+
+def _is_gone(world: World, release: ReleaseId) -> bool:
+    """Whether the release was removed; not so while its channel is missing or cannot be read."""
+    channel = world.channels.get(release.channel)
+    return channel is not None and not channel.unreadable and release.version not in channel.by_version
+
+
+def _node(world: World, segment: str) -> Removal:
+    found = tuple(
+        key
+        for key in (folder + segment for folder in (keys.DESIRED, keys.ACTUAL, keys.STATES, keys.PROGRESS))
+        if key in world.indexes
+    )
+    name = world.nodes[segment].name
+    return Removal(
+        object=f"node/{name}", why="the node is forgotten: nothing is left below nodes/", keys=found
+    )
+
+
+def _audit(audit: Iterable[str], now: datetime) -> Iterable[Removal]:
+    """Entries beyond the newest ones of their object that are old as well."""
+    by_object: dict[str, list[str]] = {}
+    for key in audit:
+        by_object.setdefault(key.rpartition("/")[0], []).append(key)
+    for folder, entries in sorted(by_object.items()):
+        old = [key for key in sorted(entries)[:-AUDIT_KEPT] if _audit_age(key, now) > AUDIT_AGE]
+        if old:
+            yield Removal(
+                object=folder.removeprefix(keys.ROOT),
+                why=f"{len(old)} old entries of its history",
+                keys=tuple(old),
+            )
+
+
+def _audit_age(key: str, now: datetime) -> timedelta:
+    """How old an entry is by the time in its key; one without a time counts as new."""
+    stamp = key.rpartition("/")[2].rpartition("-")[0]
+    try:
+        return now - Version.parse(stamp).moment
+    except Usage:
+        return timedelta(0)
