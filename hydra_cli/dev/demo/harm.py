@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +105,15 @@ def wipe(root: Path, volumes: Collection[str]) -> dict[str, int]:
         for entry in folder.iterdir():
             _delete(entry)
     return lost
+
+
+def refilled(
+    root: Path, volumes: Collection[str], lost: Mapping[str, int], versions: Collection[str]
+) -> bool:
+    """Whether every lost file of these versions is back."""
+    there = contents(root, volumes)
+    wanted = {path: size for path, size in lost.items() if not set(versions).isdisjoint(path.split("/"))}
+    return bool(wanted) and wanted.items() <= there.items()
 
 
 def _delete(folder: Path) -> None:

@@ -17,7 +17,18 @@ from typing import Any, TypeVar
 from handlers.adapters.ports import KV, Entry
 from handlers.core import codec, keys
 from handlers.core.errors import HydraError, Malformed, Timeout
-from handlers.core.model import Actual, Doc, InstanceState, Ready, ReleaseStatus, Slots, State, States, Step
+from handlers.core.model import (
+    Actual,
+    Desired,
+    Doc,
+    InstanceState,
+    Ready,
+    ReleaseStatus,
+    Slots,
+    State,
+    States,
+    Step,
+)
 from handlers.core.names import Channel, Service
 from hydra_cli.dev.demo.figures import Mark
 
@@ -127,6 +138,14 @@ class World:
         """The node has the whole release."""
         status = self.seen.status(node, self.channel, version)
         return status is not None and status.state is State.SUCCESS
+
+    def wanted_on(self, node: str) -> set[str]:
+        """The versions that the node should hold."""
+        entry, _ = self._kv.get(keys.desired(node))
+        if entry is None:
+            return set()
+        desired = codec.decode(Desired, entry.value, keys.desired(node))
+        return {release.version for release in desired.releases if release.channel == self.channel}
 
     def runs(self, replica: Replica, version: str) -> bool:
         """Its node says that the replica is ready on the release, and not on its way anywhere."""

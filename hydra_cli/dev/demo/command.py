@@ -1,0 +1,146 @@
+"""`hydra dev demo`: the command, from the first check to the last process ended."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from handlers.core.errors import HydraError
+from hydra_cli.context import Context
+from hydra_cli.dev.demo.figures import Figures
+from hydra_cli.dev.demo.show import open_show
+from hydra_cli.dev.demo.stage import Stage, check_extras
+from hydra_cli.dev.demo.story import Story
+from hydra_cli.options import command
+from hydra_cli.output import Block, Cell, Line, Table, Tone
+
+EXAMPLES = """
+hydra dev demo
+hydra dev demo --keep
+hydra dev demo --dir /tmp/demo | tee demo.log
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured, and what is wrong with it."""
+
+    figures: Figures
+
+    def data(self) -> Mapping[str, Any]:
+        """The figures by name, and the shortcomings."""
+        return {**vars(self.figures), "shortcomings": self.figures.shortcomings()}
+
+    def blocks(self) -> Iterator[Block]:
+        """The table, then the verdict."""
+        yield Line("")
+        rows = [(Cell(what), Cell(how_much, Tone.HEAD)) for what, how_much in self.figures.rows()]
+        yield Table(("MEASURED", ""), rows)
+        wrong = self.figures.shortcomings()
+        if not wrong:
+            yield Line(
+                "No request failed, none was mixed, none came late, never more than one was out.", Tone.GOOD
+            )
+        for text in wrong:
+            yield Line(f"NOT GOOD: {text}", Tone.BAD)
+
+
+@command("demo", examples=EXAMPLES)
+@click.pass_obj
+@click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, and say what to try.")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for everything; it is kept.  [default: a temporary one]",
+)
+def demo(context: Context, keep: bool, folder: Path | None) -> int:
+    """Watch a release take over a running service on three nodes, under live traffic.
+
+    Everything is real: Consul agents, supervisord, an S3 server, a service in four replicas, a client that
+    sends 220 requests a second and tries none twice. Ends with a table of what was measured, and fails
+    unless no request failed, none was answered from two releases, none came to a replica after its drain,
+    and never more than one replica was out because of Hydra.
+    """
+    check_extras()
+    with _folder(context, folder) as home, _ended_in_order(), _stage(home) as stage:
+        figures = _told(stage)
+        context.screen.show(Result(figures))
+        if keep:
+            _keep(stage)
+    return 1 if figures.shortcomings() else 0
+
+
+def _told(stage: Stage) -> Figures:
+    show = open_show()
+    try:
+        return Story(stage, show).tell()
+    finally:
+        show.close()
+
+
+@contextlib.contextmanager
+def _folder(context: Context, given: Path | None) -> Iterator[Path]:
+    """The folder of the demo. A temporary one is deleted, unless something went wrong: it has the logs."""
+    if given:
+        yield given.absolute()
+        return
+    made = Path(tempfile.mkdtemp(prefix="hydra-demo-"))
+    try:
+        yield made
+    except HydraError:
+        context.screen.note(f"what happened is in the logs below {made}")
+        raise
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _stage(folder: Path) -> Iterator[Stage]:
+    stage = Stage(folder)
+    try:
+        yield stage
+    finally:
+        stage.down()
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Being asked to end (SIGTERM, a closed terminal) takes everything down, as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _keep(stage: Stage) -> None:
+    """Say what to try, and go on with the traffic until Ctrl-C."""
+    show = open_show()
+    try:
+        show.scene("everything goes on until Ctrl-C")
+        for line in stage.hints():
+            show.note(line)
+        show.look_at(stage.world)
+        stage.start_traffic()
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        show.note("ending")
+    finally:
+        show.close()

