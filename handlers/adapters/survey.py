@@ -131,7 +131,7 @@ class Survey:
         shortest_s = min(self._limits.unused_grace_s, self._limits.idle_grace_s)
         due = [r for r, since in undesired.items() if since + shortest_s <= now and r not in used]
         if due:
-            opened, blind = usage.opened(due, self._proc)
+            opened, blind = usage.opened(self._volumes.root, due, self._proc)
             if blind:
                 reasons = {r: f"{blind}, and a view pointed to it until {timestamp(left[r])}" for r in left}
                 used = {**reasons, **used}

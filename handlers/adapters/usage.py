@@ -69,11 +69,14 @@ def _release_in(path: str, root: Path) -> ReleaseId | None:
     return None
 
 
-def opened(releases: Collection[ReleaseId], proc: Path = Path("/proc")) -> tuple[dict[ReleaseId, str], str]:
+def opened(
+    root: Path, releases: Collection[ReleaseId], proc: Path = Path("/proc")
+) -> tuple[dict[ReleaseId, str], str]:
     """Those of `releases` that a process has open, mapped, or as a working folder, with which process it is;
     and why some processes cannot be seen (empty when all can).
 
-    Paths are compared by their end: a container may see the root under another name.
+    A file is known by the end of its path and its inode, not by the whole path: a container may see the root
+    under another name, and another root on this machine (a simulated node) may hold the same release.
     """
     marks = {f"/{r.channel}/{r.version}": r for r in releases}
     used: dict[ReleaseId, str] = {}
@@ -82,9 +85,10 @@ def opened(releases: Collection[ReleaseId], proc: Path = Path("/proc")) -> tuple
         if not process.name.isdecimal() or int(process.name) == os.getpid():
             continue
         try:
-            for text in _paths(process):
+            for path, inode in _held(process, marks):
                 for mark, release in marks.items():
-                    if release not in used and mark in text:
+                    _, found, rest = path.partition(mark)
+                    if found and release not in used and _is_ours(root, mark + rest, inode):
                         used[release] = f"process {process.name} has it open"
         except PermissionError:
             if not _kernel_thread(process):
@@ -92,6 +96,16 @@ def opened(releases: Collection[ReleaseId], proc: Path = Path("/proc")) -> tuple
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile
     return used, blind
+
+
+def _is_ours(root: Path, path: str, inode: int) -> bool:
+    """Whether the file with this path below a folder of releases or data, and this inode, is below `root`."""
+    folders = [root / "releases", *(root / "volumes").glob("*/data")]
+    for folder in folders:
+        with contextlib.suppress(OSError):  # not there, or not a folder on the way: another file
+            if os.lstat(f"{folder}{path}").st_ino == inode:
+                return True
+    return False
 
 
 def _namespace(proc: Path) -> str:
@@ -102,16 +116,18 @@ def _namespace(proc: Path) -> str:
     return "" if name == _FIRST_PID_NAMESPACE else "this process sees only its own container"
 
 
-def _paths(process: Path) -> Iterator[str]:
-    """All that a process holds, as text with paths in it. Raises OSError."""
+def _held(process: Path, marks: Collection[str]) -> Iterator[tuple[str, int]]:
+    """Path and inode of what a process holds, as far as one of `marks` is in the path. Raises OSError."""
     with (process / "maps").open(errors="surrogateescape") as maps:
-        yield from maps
-    for link in ("cwd", "root", "exe"):
-        with contextlib.suppress(FileNotFoundError):  # kernel threads have none
-            yield str((process / link).readlink())
-    for entry in (process / "fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            yield str(entry.readlink())
+        for line in maps:
+            if any(mark in line for mark in marks):
+                *_, inode, path = line.rstrip("\n").split(maxsplit=5)
+                yield path, int(inode)
+    for link in (process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile; kernel threads have none
+            path = str(link.readlink())
+            if any(mark in path for mark in marks):
+                yield path, link.stat().st_ino
 
 
 def _kernel_thread(process: Path) -> bool:
