@@ -69,7 +69,7 @@ hydra channel set prod/search/places --restore
 """)  # fmt: skip
 @click.argument("name", metavar="CHANNEL")
 @click.option("--keep-releases", type=click.IntRange(1), help="How many releases stay.")
-@click.option("--keep-age", type=Duration(), help="Older ones go (0s: age does not count).")
+@click.option("--keep-age", type=Duration(), help="Younger ones stay as well (0s: age does not count).")
 @click.option("--keep-on-nodes", type=click.IntRange(1), help="How many releases nodes hold for going back.")
 @click.option("--restore", is_flag=True, help="Bring a deleted channel back.")
 @click.pass_obj

@@ -82,7 +82,7 @@ class OneChannel:
             )
         for bad in sorted(facts.unreadable):
             yield Line(f"{bad} cannot be read: look at it with `consul kv get`", Tone.BAD)
-        age = f", not older than {span(settings.keep_age_s)}" if settings.keep_age_s else ""
+        age = f" and all younger than {span(settings.keep_age_s)}" if settings.keep_age_s else ""
         yield Line(f"keeps {settings.keep_releases} releases{age}, {settings.keep_on_nodes} of them on nodes")
         yield Table(
             ("RELEASE", "VERSION", "", "PUBLISHED", "BY", "DATASETS", "SIZE", "NOTE"),
