@@ -79,7 +79,7 @@ class Sync:
             self._sweep(self._desired)
             with Bell(self._kv, keys.desired(self._node), self._wake) as bell:
                 decision = self._work(bell)
-        except Temporary as e:
+        except HydraError as e:
             self._alarm(str(e))
             raise
         finally:

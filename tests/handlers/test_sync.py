@@ -17,7 +17,7 @@ from handlers import doorbell
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Delete, Op, Source
 from handlers.core import codec, keys
-from handlers.core.errors import Temporary
+from handlers.core.errors import HydraError, Temporary
 from handlers.core.model import RAM, Release, State, VolumeInfo
 from handlers.core.names import Channel
 from tests.handlers.sync_node import NODE, PLACES, Node
@@ -726,6 +726,20 @@ def test_a_planted_link_is_not_followed(node: Node, tmp_path: Path) -> None:
     assert node.status(release).state is State.FAILED
     assert "link" in node.status(release).reason
     assert [p.name for p in outside.iterdir()] == ["precious"]
+
+
+def test_a_volume_that_cannot_be_used_is_an_alarm(node: Node) -> None:
+    release = node.publish(1)
+    node.desire(1, release)
+    node.run()
+    (node.root / "volumes/disk").rename(node.root / "volumes/gone")
+    (node.root / "volumes/disk").write_bytes(b"")
+
+    with pytest.raises(HydraError, match="a link or file stands where a folder belongs"):
+        node.run()
+
+    assert "a link or file stands" in node.actual().alarms[0]
+    assert node.folder(release).is_dir()
 
 
 def test_a_header_names_its_own_release(node: Node) -> None:
