@@ -24,12 +24,15 @@ Holds = dict[ReleaseId, Hold]
 class Ledger:
     """What all nodes have in common: the world, the service plans, each release's digest as first planned.
 
+    `proven` and `nodes` are what is known of each service: its good releases, and where its instances are.
+
     A header is written once; where KV now has another one, nodes go on with what they took, with an alarm.
     """
 
     world: World
     plans: Mapping[Service, ServicePlan]
     proven: Mapping[Service, Mapping[Channel, tuple[Version, ...]]]
+    nodes: Mapping[Service, tuple[str, ...]]
     first: Mapping[ReleaseId, Hold]
     alarms: list[Alarm] = field(default_factory=list)
     _asked: dict[Service, list[tuple[ReleaseId, str]]] = field(default_factory=dict)

@@ -64,11 +64,7 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
     return Plan(
         desired=desired,
         changed=tuple(changed),
-        proven={
-            service: Proven(channels=channels)
-            for service, channels in ledger.proven.items()
-            if _proves_more(world.service(service), channels)
-        },
+        proven=_proven(world, ledger),
         alarms=_alarms(wrong, generation),
         generation=generation,
     )
@@ -169,7 +165,8 @@ def _ledger(world: World, homes: list[Home], now: datetime) -> tuple[Ledger, lis
         )
         alarms += found
     first = {r: hold for home in homes for r, hold in home.previous.releases.items() if hold.digest}
-    return Ledger(world, plans, proven, first), alarms
+    named = {service: tuple(sorted(names)) for service, names in nodes.items()}
+    return Ledger(world, plans, proven, named, first), alarms
 
 
 def _last_plans(homes: Iterable[Home]) -> dict[Service, ServicePlan]:
@@ -237,8 +234,16 @@ def _differs(fresh: Desired, written: Desired) -> bool:
     return dataclasses.replace(fresh, generation=written.generation) != written
 
 
-def _proves_more(facts: ServiceFacts, channels: Mapping[Channel, tuple[Version, ...]]) -> bool:
-    return "proven" in facts.unreadable or dict(facts.proven.channels) != dict(channels)
+def _proven(world: World, ledger: Ledger) -> dict[Service, Proven]:
+    """The documents about services that differ from what is written; nothing is said about nothing."""
+    result = {}
+    for service, channels in ledger.proven.items():
+        facts = world.service(service)
+        before = facts.proven
+        fresh = dataclasses.replace(before, channels=channels, nodes=ledger.nodes.get(service, ()))
+        if fresh != before or "proven" in facts.unreadable:
+            result[service] = fresh
+    return result
 
 
 def _alarms(alarms: Iterable[Alarm], generation: int) -> Alarms:

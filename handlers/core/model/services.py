@@ -96,9 +96,15 @@ class Slots(Doc):
 
 @dataclass(frozen=True, kw_only=True)
 class Proven(Doc):
-    """`proven/<s>`, written by plan: by channel what all live instances confirmed, newest last."""
+    """`proven/<s>`, written by plan: what nobody sees from one node alone.
+
+    `channels`: by channel what all live instances confirmed, newest last. `nodes`: the real names of all
+    nodes with instances of the service, dead ones included; here and not in each node's `desired`, since a
+    thousand documents with a thousand names each would be rewritten whenever one instance moves.
+    """
 
     channels: Mapping[Channel, tuple[Version, ...]] = field(default_factory=dict)
+    nodes: tuple[str, ...] = ()
 
     def title(self) -> str:
         newest = ", ".join(f"{c}@{v[-1]}" for c, v in sorted(self.channels.items()) if v)
