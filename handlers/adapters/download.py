@@ -153,7 +153,7 @@ class Download:
 
     def _fetch(self, piece: _Range) -> None:
         part = piece.part
-        with disk_errors(f"{self._source} {part.file.path}"):
+        with disk_errors(str(self._source.object_of(part.file.path))):
             with part.lock:
                 if part.fd < 0:
                     self._open(part)
