@@ -99,12 +99,15 @@ class Views:
         except OSError as e:
             raise Temporary(f"view {key}: {STATE_FILE}: {e.strerror}") from e
 
-    def write_first(self, key: InstanceKey, state: InstanceState) -> None:
-        """Write the readiness files that are missing: a new instance must not wait for consul-template."""
+    def write_first(self, key: InstanceKey, state: InstanceState, *, anew: bool = False) -> None:
+        """Write the readiness files that are missing: a new instance must not wait for consul-template.
+
+        `anew`: also those that are there, for a new instance while consul-template cannot reach Consul.
+        """
         view = self.path(key)
-        if not (view / READINESS_FILE).exists():
+        if anew or not (view / READINESS_FILE).exists():
             write_atomic(view / READINESS_FILE, readiness(state))
-        if not (view / STATE_FILE).exists():
+        if anew or not (view / STATE_FILE).exists():
             write_atomic(view / STATE_FILE, state.state.encode())
 
     def remove(self, key: InstanceKey) -> None:

@@ -107,8 +107,13 @@ def slots(name: Service) -> str:
 
 
 def slot_id(node: str, instance: InstanceKey) -> str:
-    """How an instance is called in `slots/<s>` and below it: `<node>.<id>`."""
-    return f"{segment(node)}.{instance.segment}"
+    """How an instance is called in `slots/<s>` and below it: `<node>.<id>`.
+
+    An id with dots loses them, so that what is before the last dot is the node: `web` and `1.api` would
+    otherwise share a slot with `web.1` and `api`.
+    """
+    last = instance.segment
+    return f"{segment(node)}.{segment(last.replace('.', '/')) if '.' in last else last}"
 
 
 def slot(node: str, instance: InstanceKey) -> str:

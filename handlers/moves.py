@@ -1,0 +1,200 @@
+"""The steps of one instance: what `handlers.core.rollout` decides is done here and written, step by step.
+
+Each step is one transaction that fails when this run lost its slot (`CheckSession`) or anybody else wrote
+`states/<node>`. A run that dies between acting and writing acts again: every action may be repeated.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from handlers import log
+from handlers.adapters.ports import Cas, CheckIndex, Op
+from handlers.adapters.views import Views
+from handlers.census import Census
+from handlers.core import codec, keys
+from handlers.core.admission import Admit, Blocked, Repair, admission
+from handlers.core.errors import HydraError, Malformed
+from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Slots, Step, Verdict
+from handlers.core.names import InstanceKey
+from handlers.core.reasons import Reason
+from handlers.core.rollout import Do, Next, advance, blamed
+from handlers.core.version import Version
+from handlers.sight import Case, Sight
+from handlers.slots import SlotBook
+from handlers.statebook import StateBook
+
+_MOVING = frozenset({Step.DRAIN, Step.FLIP, Step.RELOAD, Step.CONFIRM, Step.RETURN})
+
+
+def is_moving(state: InstanceState) -> bool:
+    """Whether the instance holds a slot."""
+    return state.step in _MOVING
+
+
+class Moves:
+    """All instances of this node. `here` are those that exist now; set it for each round."""
+
+    def __init__(
+        self, node: str, book: StateBook, slots: SlotBook, views: Views, census: Census, sight: Sight
+    ) -> None:
+        self.here: Mapping[InstanceKey, Instance] = {}
+        self._node, self._book, self._slots = node, book, slots
+        self._views, self._census, self._sight = views, census, sight
+        self._later: dict[InstanceKey, InstanceState] = {}
+
+    def step(self, case: Case) -> float | None:
+        """Take an instance as far as it goes now.
+
+        Returns the seconds after which to look at it again (whatever wakes earlier), None when it is at rest.
+        """
+        for _ in range(len(Step)):
+            state = self._book.instances[case.key]
+            if is_moving(state):
+                self._slots.hold(case.key, case.instance)
+            facts = self._sight.facts(case, state)
+            answer = advance(state, case.aim, facts, case.plan, case.frozen)
+            answer = replace(answer, state=_dressed(answer.state, state, case.plan))
+            if not self._perform(case, state, answer):
+                return self._sight.due(case, self._later.get(case.key, state), facts)
+        return 0.0
+
+    def note(self, key: InstanceKey, state: InstanceState) -> None:
+        """Write `state` at the end of the round: only what people see changed, the step did not."""
+        if state != self._book.instances.get(key):
+            self._later[key] = state
+        else:
+            self._later.pop(key, None)
+
+    def end_round(self) -> None:
+        """Write what was noted."""
+        changes = {key: state for key, state in self._later.items() if key in self._book.instances}
+        self._later.clear()
+        if changes:
+            moving = [key for key in changes if is_moving(self._book.instances[key])]
+            self._book.commit(changes, [op for key in moving for op in self._slots.fence(key)])
+
+    def let_go(self, key: InstanceKey, instance: Instance, reason: str) -> None:
+        """Nobody wants the move any more: the instance keeps what its view has, and its slot is free."""
+        state = self._book.instances[key]
+        releases = {alias: release.version for alias, release in self._views.current(key).items()}
+        back = replace(state, state=Ready.READY, step=Step.IDLE, releases=releases, moving={}, back=False)
+        self._slots.hold(key, instance)
+        self._book.commit({key: replace(back, reason=reason, since=_now())}, self._slots.leave(key))
+        self._slots.left(key)
+
+    def end(self, key: InstanceKey) -> None:
+        """The instance is gone: its state and its slot go together."""
+        state = self._book.instances[key]
+        self._book.commit({key: None}, self._slots.drop(key) if is_moving(state) else [])
+        self._slots.left(key)
+        self._later.pop(key, None)
+        self._sight.forget(key)
+
+    def _perform(self, case: Case, before: InstanceState, answer: Next) -> bool:
+        """Act and write; whether there may be more to do at once."""
+        match answer.do:
+            case Do.NOTHING:
+                return self._write(case, before, answer.state)
+            case Do.CALL:
+                self._sight.call(case, answer.state)
+                self.note(case.key, answer.state)
+                return False
+            case Do.CREATE | Do.FLIP:
+                return self._flip(case, before, answer)
+            case Do.ASK:
+                return self._ask(case, before, answer.state)
+            case Do.FINISH:
+                self._book.commit({case.key: answer.state}, self._slots.leave(case.key))
+                self._slots.left(case.key)
+                log.info("reload", "moved", instance=case.key, releases=_text(answer.state.releases))
+            case Do.HALT:
+                self._halt(case, before, answer)
+        return True
+
+    def _write(self, case: Case, before: InstanceState, state: InstanceState) -> bool:
+        if (before.step, before.state, before.moving) == (state.step, state.state, state.moving):
+            self.note(case.key, state)
+            return False
+        self._book.commit({case.key: state}, self._slots.fence(case.key) if is_moving(before) else [])
+        return True
+
+    def _flip(self, case: Case, before: InstanceState, answer: Next) -> bool:
+        create = answer.do is Do.CREATE
+        releases = answer.state.releases if create else answer.state.moving
+        # a move to the same releases changes their medium: who watches `..data` has to hear of it
+        again = not create and releases == before.releases and not before.back
+        try:
+            self._views.flip(case.key, case.ids(releases), again=again)
+        except HydraError as e:
+            self.note(case.key, replace(before, reason=Reason.POLICY.say(error=e)))
+            return False
+        self._book.commit({case.key: answer.state}, [] if create else self._slots.fence(case.key))
+        return True
+
+    def _ask(self, case: Case, before: InstanceState, state: InstanceState) -> bool:
+        """Ask for a slot: the budget is counted anew; the transaction fails if it was changed meanwhile."""
+        try:
+            slots, index = self._slots.read(case.key.service)
+        except Malformed as e:
+            return self._blocked(case, before, Reason.POLICY.say(error=e))
+        answer, gone = self._admission(case, slots)
+        if isinstance(answer, Blocked):
+            return self._blocked(case, before, answer.reason)
+        stale = {slot for slot, entry in slots.out.items() if entry.node in gone}
+        unjudged = CheckIndex(keys.verdicts(case.key.service), case.verdicts_index)
+        enter = self._slots.enter(case.key, case.instance, slots, index, stale)
+        self._book.commit({case.key: state}, [*enter, unjudged])
+        self._slots.entered(case.key)
+        log.info("reload", "out for a reload", instance=case.key, moving=_text(state.moving))
+        return True
+
+    def _admission(self, case: Case, slots: Slots) -> tuple[Admit | Repair | Blocked, frozenset[str]]:
+        """The answer, and the nodes that were found dead on the way to it."""
+        me = keys.slot_id(self._node, case.key)
+        members = self._census.members(case.key.service, case.plan, self.here, self._book.instances)
+        answer = admission(me, slots.out, members, (), case.plan.max_unavailable)
+        if not isinstance(answer, Blocked):
+            return answer, frozenset()
+        nodes = {e.node for e in slots.out.values()} | {m.node for m in members.values() if not m.in_service}
+        gone = self._census.dead(nodes)
+        return admission(me, slots.out, members, gone, case.plan.max_unavailable), gone
+
+    def _blocked(self, case: Case, before: InstanceState, reason: str) -> bool:
+        self._sight.listen(case.instance)
+        self.note(case.key, _dressed(replace(before, step=Step.ADMIT, reason=reason), before, case.plan))
+        return False
+
+    def _halt(self, case: Case, before: InstanceState, answer: Next) -> None:
+        """The way back, and the verdict that stops everybody else: in one transaction."""
+        verdict = Verdict(
+            id=secrets.token_hex(4),
+            verdict="halted",
+            reason=answer.error,
+            node=self._node,
+            instance=case.instance.id,
+            when=_now(),
+        )
+        found = {**case.verdicts.releases, **dict.fromkeys(blamed(before, case.plan), verdict)}
+        key, raw = keys.verdicts(case.key.service), codec.encode(replace(case.verdicts, releases=found))
+        write: list[Op] = [*self._slots.fence(case.key), Cas(key, raw, case.verdicts_index)]
+        self._book.commit({case.key: answer.state}, write)
+        log.warning("reload", "halted", instance=case.key, moving=_text(before.moving), reason=answer.error)
+
+
+def _dressed(state: InstanceState, before: InstanceState, plan: ServicePlan) -> InstanceState:
+    """What people see beside the step: the target, and since when."""
+    target = {alias: part.target for alias, part in plan.aliases.items() if part.target}
+    moved = (state.state, state.step) != (before.state, before.step)
+    return replace(state, target=target, since=_now() if moved or not state.since else state.since)
+
+
+def _text(releases: Mapping[str, Version]) -> str:
+    return ",".join(f"{alias}={version}" for alias, version in sorted(releases.items()))
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,630 @@
+"""`reload` on small fleets: one by one, back after a failure, and on again wherever a run dies."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from handlers.adapters.ports import Op
+from handlers.adapters.views import Views
+from handlers.core import codec, keys
+from handlers.core.errors import Conflict, Temporary
+from handlers.core.model import Ready, SlotEntry, Slots, States, Step, VolumeInfo
+from handlers.core.names import InstanceKey
+from handlers.core.version import ReleaseId
+from tests.handlers.reload_fleet import PLACES, V1, V2, V3, Fleet, Node, S
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path)
+    with fleet.rendering():
+        yield fleet
+
+
+def started(fleet: Fleet, **nodes: Sequence[str]) -> Fleet:
+    """A fleet whose replicas all serve the first release."""
+    for name, ids in nodes.items():
+        fleet.node(name, *ids)
+    fleet.run()
+    assert all(r.serves for r in fleet.replicas.values())
+    fleet.count_anew()
+    return fleet
+
+
+def serving(fleet: Fleet) -> set[object]:
+    return {(r.loaded, r.serves) for r in fleet.replicas.values()}
+
+
+def test_a_new_instance_gets_its_view_and_is_ready(fleet: Fleet) -> None:
+    node = fleet.node("n1", "a")
+
+    node.run()
+
+    state = node.state()
+    assert (state.state, state.step, state.releases, state.served) == (
+        Ready.READY,
+        Step.IDLE,
+        {"places": V1},
+        True,
+    )
+    assert node.views.current(InstanceKey.of(S, "a")) == {"places": ReleaseId.of(PLACES, V1)}
+    assert node.replicas[InstanceKey.of(S, "a")].reloads == [V1]
+    assert fleet.slots().out == {}
+
+
+def test_a_new_instance_waits_for_its_release(fleet: Fleet) -> None:
+    later = type(V1)("2026-02-01T00-00-00")
+    fleet.plan = replace(
+        fleet.plan, aliases={"places": replace(fleet.plan.aliases["places"], target=later, start=later)}
+    )
+    node = fleet.node("n1", "a")
+
+    node.run()
+
+    assert (node.state().state, node.views.shown(InstanceKey.of(S, "a"))) == (Ready.WAITING, "waiting")
+    assert str(later) in node.state().reason
+    node.release(later)
+    node.run()
+    assert node.state().releases == {"places": later}
+
+
+def test_a_second_run_does_nothing(fleet: Fleet) -> None:
+    started(fleet, n1=("a", "b"))
+    fleet.fake.txns.clear()
+
+    fleet.run()
+
+    assert fleet.fake.txns == []
+
+
+def test_replicas_move_one_by_one(fleet: Fleet) -> None:
+    started(fleet, n1=("a", "b"), n2=("a", "b"), n3=("a",))
+
+    fleet.want(V2)
+    fleet.run()
+
+    assert serving(fleet) == {(V2, True)}
+    assert fleet.most_out == 1
+    assert fleet.slots().out == {}
+    assert fleet.fake.list(f"{keys.slots(S)}/").entries == {}
+    assert all(
+        s.releases == {"places": V2} for n in fleet.nodes.values() for s in n.states().instances.values()
+    )
+
+
+def test_budget_of_two_moves_two_at_a_time(fleet: Fleet) -> None:
+    fleet.want(max_unavailable=2)
+    started(fleet, n1=("a", "b"), n2=("a", "b"))
+
+    fleet.want(V2)
+    fleet.run()
+
+    assert serving(fleet) == {(V2, True)}
+    assert fleet.most_out <= 2
+
+
+@pytest.mark.parametrize("how", ["refused", "unconfirmed", "sick"])
+def test_a_failed_reload_goes_back_and_stops_everybody_else(fleet: Fleet, how: str) -> None:
+    fleet.want(deadline_s=0.3, confirm="http://:/v#release" if how == "unconfirmed" else "health")
+    started(fleet, n1=("a",), n2=("a",))
+    if how == "refused":
+        fleet.refused.add(V2)
+    elif how == "sick":
+        fleet.bad.add(V2)
+    else:
+        for node in fleet.nodes.values():
+            node.services.confirmed = lambda *_: "it has something else"
+    fleet.want(V2)
+
+    for node in fleet.nodes.values():
+        node.run()
+
+    assert fleet.errors == []
+    assert serving(fleet) == {(V1, True)}
+    verdict = fleet.verdicts().releases[ReleaseId.of(PLACES, V2)]
+    assert (verdict.verdict, verdict.node) == ("halted", "n1")
+    assert fleet.nodes["n2"].replicas[InstanceKey.of(S, "a")].reloads == [V1]
+    assert "halted" in fleet.nodes["n2"].state().reason
+    assert fleet.slots().out == {}
+    assert fleet.most_out == 1
+
+
+def test_retry_overrules_the_verdict(fleet: Fleet) -> None:
+    started(fleet, n1=("a",))
+    fleet.refused.add(V2)
+    fleet.want(V2)
+    fleet.run()
+    fleet.refused.clear()
+
+    fleet.want(retry=(fleet.verdicts().releases[ReleaseId.of(PLACES, V2)].id,))
+    fleet.run()
+
+    assert serving(fleet) == {(V2, True)}
+
+
+def test_rollback_mends_replicas_that_are_all_sick_without_asking(fleet: Fleet) -> None:
+    started(fleet, n1=("a", "b"), n2=("a", "b"))
+    fleet.want(V2)
+    fleet.run()
+    fleet.bad.add(V2)
+
+    fleet.want(V1)
+    fleet.run()
+
+    assert serving(fleet) == {(V1, True)}
+
+
+def test_a_sick_replica_elsewhere_holds_the_budget(fleet: Fleet) -> None:
+    started(fleet, n1=("a",), n2=("a",))
+    sick = fleet.nodes["n2"].replicas[InstanceKey.of(S, "a")]
+    sick.broken = True
+    fleet.want(V2)
+    node = fleet.nodes["n1"]
+
+    run = in_thread(node)
+
+    wait(lambda: node.state().step is Step.ADMIT)
+    assert "n2.a" in node.state().reason
+    assert node.replicas[InstanceKey.of(S, "a")].loaded == V1
+    sick.broken = False
+    run.join()
+    assert node.replicas[InstanceKey.of(S, "a")].loaded == V2
+
+
+def test_dead_nodes_are_neither_counted_nor_waited_for(fleet: Fleet) -> None:
+    started(fleet, n1=("a",), n2=("a",))
+    dead = fleet.nodes["n2"]
+    dead.replicas[InstanceKey.of(S, "a")].broken = True
+    entry = SlotEntry(node="n2", instance="a", incarnation="1")
+    fleet.put(keys.slots(S), codec.encode(Slots(out={"n2.a": entry})))
+    fleet.fake.answer("health/node/n2", [{"CheckID": "serfHealth", "Status": "critical"}])
+    fleet.want(V2)
+
+    fleet.nodes["n1"].run()
+
+    assert fleet.nodes["n1"].replicas[InstanceKey.of(S, "a")].loaded == V2
+    assert fleet.slots().out == {}
+
+
+def test_paused_and_cordoned_nodes_move_nobody(fleet: Fleet) -> None:
+    started(fleet, n1=("a",), n2=("a",))
+    fleet.nodes["n2"].cordoned = True
+    fleet.want(V2)
+    fleet.run()
+    assert serving(fleet) == {(V2, True), (V1, True)}
+    assert "paused" in fleet.nodes["n2"].state().reason
+
+    fleet.want(V3, paused=True)
+    fleet.run()
+
+    assert serving(fleet) == {(V2, True), (V1, True)}
+
+
+def test_frozen_instances_stay_until_they_end(fleet: Fleet) -> None:
+    fleet.want(reload="frozen")
+    node = fleet.node("n1", "a")
+    run = in_thread(node)
+    key = InstanceKey.of(S, "a")
+    wait(lambda: node.views.current(key))
+    node.replicas[key].load()
+    run.join()
+    fleet.plan = replace(fleet.plan, aliases={"places": replace(fleet.plan.aliases["places"], start=V2)})
+
+    fleet.want(V2)
+    fleet.run()
+
+    assert node.state().releases == {"places": V1}
+    assert "keep what they started with" in node.state().reason
+    node.deregister(key)
+    fleet.run()
+    node.register("a")
+    run = in_thread(node)
+    wait(lambda: node.views.current(key))
+    node.replicas[key].load()
+    run.join()
+    assert node.state().releases == {"places": V2}
+
+
+def test_a_new_registration_of_a_running_instance_drains_nobody(fleet: Fleet) -> None:
+    """An agent that lost its data registers everything anew: all incarnations change at once."""
+    node = started(fleet, n1=("a", "b")).nodes["n1"]
+    replicas = dict(node.replicas)
+    for instance_id in ("a", "b"):
+        node.register(instance_id, incarnation="2")
+    node.replicas.update(replicas)
+
+    fleet.run()
+
+    assert fleet.most_out == 0
+    assert node.state("b").incarnation == "2"
+
+
+def test_the_newest_target_wins_while_draining(fleet: Fleet) -> None:
+    fleet.want(drain_s=60.0)
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    fleet.want(V2)
+    run = in_thread(node)
+    wait(lambda: node.state().step is Step.DRAIN)
+
+    fleet.want(V3, drain_s=0.02)
+    run.join()
+
+    assert node.replicas[InstanceKey.of(S, "a")].reloads == [V1, V3]
+
+
+def test_a_target_that_is_taken_back_while_draining_needs_no_reload(fleet: Fleet) -> None:
+    fleet.want(drain_s=60.0)
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    fleet.want(V2)
+    run = in_thread(node)
+    wait(lambda: node.state().step is Step.DRAIN)
+
+    fleet.want(V1)
+    run.join()
+
+    assert node.replicas[InstanceKey.of(S, "a")].reloads == [V1]
+    assert node.state().step is Step.IDLE
+    assert fleet.verdicts().releases == {}
+
+
+def test_an_instance_that_ends_leaves_nothing_behind(fleet: Fleet) -> None:
+    fleet.want(drain_s=60.0)
+    node = started(fleet, n1=("a", "b")).nodes["n1"]
+    fleet.want(V2)
+    run = in_thread(node)
+    wait(lambda: node.state().step is Step.DRAIN)
+
+    node.deregister(InstanceKey.of(S, "a"))
+    fleet.want(V2, drain_s=0.02)
+    run.join()
+
+    assert node.views.instances() == {InstanceKey.of(S, "b")}
+    assert set(node.states().instances) == {InstanceKey.of(S, "b")}
+    assert b"api/a" not in (node.local.read("consul-template/instances.hcl") or b"")
+    assert fleet.slots().out == {}
+    assert node.state("b").releases == {"places": V2}
+
+
+def test_unreadable_instances_end_nobody(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    for raw in (b"{", b""):
+        node.local.write("instances", raw)
+        node.run()
+    node.local.delete("instances")
+
+    node.run()
+
+    assert node.state().state is Ready.READY
+    assert node.views.instances() == {InstanceKey.of(S, "a")}
+
+
+def test_new_instances_get_their_view_while_consul_is_away(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = fleet.node("n1", "a")
+    monkeypatch.setattr("handlers.reload.PATIENCE_S", 0.2)
+    fleet.fake.away = True
+
+    node.run()
+
+    key = InstanceKey.of(S, "a")
+    assert "no answer from Consul" in fleet.errors[0]
+    assert node.views.shown(key) == "ready"
+    assert node.views.current(key) == {"places": ReleaseId.of(PLACES, V1)}
+    fleet.fake.away, fleet.errors = False, []
+    fleet.run()
+    assert node.state().releases == {"places": V1}
+    assert fleet.most_out <= 1
+
+
+def test_consul_that_comes_back_finds_the_move_where_it_was(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    fleet.want(V2)
+    left = itertools.count()
+
+    def away(_: Sequence[Op]) -> None:
+        if 2 <= next(left) < 5:
+            raise Temporary("no answer from Consul")
+
+    fleet.fake.before_txn = away
+
+    fleet.run()
+
+    assert serving(fleet) == {(V2, True)}
+    assert node.state().step is Step.IDLE
+    assert fleet.verdicts().releases == {}
+
+
+def test_a_wiped_kv_changes_nothing_here(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    fleet.want(V2)
+    fleet.fake.restore(type(fleet.fake)().snapshot())
+
+    said = node.run()
+
+    assert "no meta" in said
+    assert fleet.fake.txns[-1:] == [] or fleet.kv.get(keys.states("n1"))[0] is None
+    assert serving(fleet) == {(V1, True)}
+
+
+def test_a_restored_snapshot_is_put_right_and_drains_nobody(fleet: Fleet) -> None:
+    """The snapshot is from the middle of a move: its states say `draining`, its slots are taken."""
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    snapshots = []
+    fleet.fake.after_txn = lambda _: snapshots.append(fleet.fake.snapshot())
+    fleet.want(V2)
+    fleet.run()
+    middle = next(s for s in snapshots if b'"draining"' in s.entries[keys.states("n1")].value)
+    fleet.fake.restore(middle)
+
+    fleet.run()
+
+    assert node.state().releases == {"places": V2}
+    assert node.state().state is Ready.READY
+    assert fleet.slots().out == {}
+    assert node.replicas[InstanceKey.of(S, "a")].reloads == [V1, V2]
+
+
+def test_a_node_that_lost_its_memory_takes_up_what_consul_knows(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    node.local.delete("states")
+    node.local.delete("sessions/reload")
+    fleet.want(V2)
+
+    fleet.run()
+
+    assert serving(fleet) == {(V2, True)}
+
+
+def test_states_that_do_not_parse_are_written_anew(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    fleet.put(keys.states("n1"), b"{half")
+
+    fleet.run()
+
+    assert node.state().releases == {"places": V1}
+    assert fleet.most_out == 0
+
+
+def test_a_slot_that_nobody_uses_is_given_back(fleet: Fleet) -> None:
+    started(fleet, n1=("a",))
+    entry = SlotEntry(node="n1", instance="a", incarnation="1")
+    fleet.put(keys.slots(S), codec.encode(Slots(out={"n1.a": entry})))
+
+    fleet.run()
+
+    assert fleet.slots().out == {}
+
+
+def test_a_lost_session_is_made_good(fleet: Fleet) -> None:
+    """The session ends while the instance is out: its entry stays, the lock is taken anew."""
+    fleet.want(drain_s=0.5)
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    fleet.want(V2)
+    run = in_thread(node)
+    wait(lambda: node.state().step is Step.DRAIN)
+
+    fleet.kv.destroy_session((node.local.read("sessions/reload") or b"").decode())
+    run.join()
+
+    assert serving(fleet) == {(V2, True)}
+    assert fleet.slots().out == {}
+
+
+def test_maintenance_is_set_and_ended(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    fleet.want(V2, drain="maintenance")
+
+    fleet.run()
+
+    assert node.services.maintained == [("a", True), ("a", False)]
+    assert serving(fleet) == {(V2, True)}
+
+
+def test_a_policy_that_makes_no_sense_moves_nobody(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+
+    fleet.want(V2, reload="systemd:places.service")
+    fleet.run()
+
+    assert node.state().releases == {"places": V1}
+    assert "not supported by this version" in node.state().reason
+
+
+def test_a_service_without_a_plan_keeps_what_it_has(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    node.fleet.plan = replace(node.fleet.plan, aliases={})
+    fleet.want()
+
+    fleet.run()
+
+    assert node.views.current(InstanceKey.of(S, "a")) == {"places": ReleaseId.of(PLACES, V1)}
+
+
+# --- RAM
+
+
+def in_ram(node: Node, version: object) -> bool:
+    link = node.root / "releases" / PLACES / str(version) / "table"
+    return "volumes/ram" in str(link.readlink()) and (link / "file").exists()
+
+
+def test_ram_is_filled_before_the_move_and_dropped_after_it(fleet: Fleet) -> None:
+    node = fleet.node("n1", "a", "b")
+    node.ram = {f"{PLACES}/table": V1}
+    fleet.want()
+    fleet.run()
+    assert in_ram(node, V1)
+    assert node.state().media == {"places/table": "RAM"}
+
+    node.ram = {f"{PLACES}/table": V2}
+    fleet.want(V2)
+    fleet.run()
+
+    assert (in_ram(node, V1), in_ram(node, V2)) == (False, True)
+    assert node.state().media == {"places/table": "RAM"}
+    assert all(r.reloads == [V1, V2] for r in node.replicas.values())
+
+
+def test_what_does_not_fit_beside_the_old_copy_goes_via_disk(fleet: Fleet) -> None:
+    node = fleet.node("n1", "a", "b")
+    node.volumes = {**node.volumes, "ram": VolumeInfo(cls="RAM", budget_bytes=10_000)}
+    node.ram = {f"{PLACES}/table": V1}
+    fleet.want()
+    fleet.run()
+    assert in_ram(node, V1)
+
+    node.ram = {f"{PLACES}/table": V2}
+    fleet.want(V2)
+    fleet.run()
+
+    assert (in_ram(node, V1), in_ram(node, V2)) == (False, True)
+    assert all(r.reloads == [V1, V2, V2] for r in node.replicas.values())
+    assert fleet.most_out <= 2
+    assert fleet.verdicts().releases == {}
+
+
+def test_after_a_boot_releases_are_read_from_disk_until_ram_is_full_again(fleet: Fleet) -> None:
+    node = fleet.node("n1", "a")
+    node.ram = {f"{PLACES}/table": V1}
+    fleet.want()
+    fleet.run()
+    for path in sorted((node.root / "volumes" / "ram").rglob("*")):
+        path.chmod(0o755)
+    shutil.rmtree(node.root / "volumes" / "ram" / "data")
+    assert not (node.root / "releases" / PLACES / V1 / "table" / "file").exists()
+    node.ram = {}
+    fleet.want()
+
+    fleet.run()
+
+    assert (node.root / "releases" / PLACES / V1 / "table" / "file").exists()
+    assert node.state().media == {}
+
+
+# --- a run dies
+
+
+class Crash(BaseException):
+    """kill -9"""
+
+
+def dying_at(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Die at the `number`-th of: before and after each transaction, before and after each flip."""
+    left = [number]
+
+    def point(*_: object) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            fleet.fake.away = True  # nothing that a dying process did reached Consul
+            raise Crash
+
+    fleet.fake.before_txn = fleet.fake.after_txn = point
+    real = Views.flip
+
+    def flip(self: Views, *args: object, **more: object) -> None:
+        point()
+        real(self, *args, **more)  # type: ignore[arg-type]
+        point()
+
+    monkeypatch.setattr(Views, "flip", flip)
+    return left
+
+
+@pytest.mark.parametrize("what", ["move", "new", "failure", "end"])
+def test_a_run_that_dies_anywhere_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    for number in range(1, 100):
+        fleet = Fleet(tmp_path / str(number))
+        with fleet.rendering(), monkeypatch.context() as patch:
+            node = fleet.node("n1", "a", "b")
+            if what != "new":
+                started(fleet)
+                fleet.want(V2)
+            if what == "failure":
+                fleet.refused.add(V2)
+            if what == "end":
+                node.deregister(InstanceKey.of(S, "a"))
+            left = dying_at(fleet, patch, number)
+            died = False
+            try:
+                node.run()
+            except Crash:
+                died = True
+            fleet.fake.away = False
+            fleet.fake.before_txn = fleet.fake.after_txn = lambda _: None
+            patch.undo()
+
+            node.run()
+
+            assert fleet.errors == []
+            expected = V1 if what in ("new", "failure") else V2
+            assert serving(fleet) == {(expected, True)}, f"died at {number}"
+            assert fleet.most_out <= (2 if what == "new" else 1), f"died at {number}"
+            assert fleet.slots().out == {}, f"died at {number}"
+            assert bool(fleet.verdicts().releases) == (what == "failure")
+            assert all(s.step is Step.IDLE for s in node.states().instances.values())
+            assert node.views.instances() == node.instances.keys()
+        if not died:
+            assert left[0] > 0
+            return
+    raise AssertionError("it never came to its end")
+
+
+def in_thread(node: Node) -> Run:
+    return Run(node)
+
+
+class Run:
+    """A run beside the test."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._thread = threading.Thread(target=node.run)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "reload does not come to an end"
+        assert self._node.fleet.errors == []
+
+
+def wait(true: Callable[[], object]) -> None:
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_a_race_for_the_last_slot_is_lost_in_peace(fleet: Fleet) -> None:
+    started(fleet, n1=("a",))
+    left = [2]
+
+    def race(ops: Sequence[Op]) -> None:
+        if any(op.key == keys.slots(S) for op in ops) and left[0]:
+            left[0] -= 1
+            raise Conflict("slots: index is stale")
+
+    fleet.fake.before_txn = race
+    fleet.want(V2)
+
+    fleet.run()
+
+    assert serving(fleet) == {(V2, True)}
+
+
+def test_documents_of_this_node_stay_readable(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+
+    raw = node.local.read("states") or b""
+
+    assert codec.decode(States, raw, "states") == node.states()
