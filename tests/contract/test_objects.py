@@ -21,7 +21,10 @@ class Store:
 
     objects: Objects
     bucket: str
-    write: Callable[[str, bytes], None]
+    write_all: Callable[[dict[str, bytes]], None]
+
+    def write(self, key: str, body: bytes) -> None:
+        self.write_all({key: body})
 
     def at(self, key: str) -> Source:
         return Source(self.bucket, key)
@@ -31,13 +34,13 @@ class Store:
 def store(request: pytest.FixtureRequest) -> Store:
     if request.param == "fake":
         fake = FakeObjects({"bucket": {}})
-        return Store(fake, "bucket", fake.buckets["bucket"].__setitem__)
+        return Store(fake, "bucket", fake.buckets["bucket"].update)
     s3: S3 = request.getfixturevalue("s3")
     bucket = s3.bucket()
     return Store(
         S3Objects(environ={**os.environ, **s3.environment()}),
         bucket,
-        lambda key, body: s3.put(bucket, {key: body}),
+        lambda objects: s3.put(bucket, objects),
     )
 
 
@@ -65,8 +68,7 @@ def test_list_brings_everything_below_a_prefix_in_key_order(store: Store) -> Non
 
 def test_list_goes_beyond_one_page(store: Store) -> None:
     keys = [f"many/{n:04}" for n in range(1100)]
-    for key in keys:
-        store.write(key, b"x")
+    store.write_all(dict.fromkeys(keys, b"x"))
 
     assert [info.key for info in store.objects.list(store.at("many/"))] == keys
     assert [*store.objects.folders(store.at("many/"))] == [key.removeprefix("many/") for key in keys]
