@@ -123,6 +123,8 @@ class Figures:
     failed: int
     mixed: int
     late: int
+    moves: int
+    moves_due: int
     most_out: int
     fewest_in_service: int
     late_sends: int
@@ -147,8 +149,8 @@ class Figures:
                 said.append(f"{count} of {self.requests} requests {what}")
         if self.most_out > 1:
             said.append(f"{self.most_out} replicas were out at a time because of Hydra")
-        if self.most_out < 1:
-            said.append("no replica was seen going out, so nothing was measured")
+        if self.moves != self.moves_due:
+            said.append(f"{self.moves} moves of replicas were seen, {self.moves_due} were due")
         said += [f"never seen: {name}" for name, span in self.spans.items() if span is None]
         return said
 
@@ -159,6 +161,7 @@ class Figures:
             ("failed", str(self.failed)),
             ("mixed", str(self.mixed)),
             ("late after drain", str(self.late)),
+            ("moves of an instance from release to release", str(self.moves)),
             ("most instances out by Hydra at a time", str(self.most_out)),
         ]
         rows += [(name, "never" if span is None else f"{span:.2f} s") for name, span in self.spans.items()]

@@ -1,9 +1,9 @@
 """The demo's data: three releases of a real gazetteer, each as the three datasets that the service reads.
 
-Run as a program of its own (`python -m hydra_cli.dev.demo.gazetteer FOLDER`), because compiling an
-index takes a core for a second or two. The releases are natural ones: places with at least 15,000,
-5,000 and 1,000 inhabitants. Each file carries its version inside, so that whoever reads an answer can
-tell which release each part of it came from.
+Run as a program of its own, which prints each version as soon as it is there (`python -m
+hydra_cli.dev.demo.gazetteer FOLDER`), because compiling an index takes a core for a second or two. The
+releases are natural ones: places with at least 15,000, 5,000 and 1,000 inhabitants. Each file carries
+its version inside, so that whoever reads an answer can tell which release each part of it came from.
 
     FOLDER/index/<version>/places.kv          keyvi: "munich, de" -> number of the place
     FOLDER/ranking/<version>/ranking.bin      by number: population, name, country
@@ -118,3 +118,4 @@ if __name__ == "__main__":
     target_folder = arguments.parse_args().folder
     for each in EDITIONS:
         build(target_folder, each)
+        print(each.version, flush=True)

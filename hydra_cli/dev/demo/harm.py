@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -101,9 +101,13 @@ def wipe(root: Path, volumes: Collection[str]) -> dict[str, int]:
     The result has the files on `volumes` with their sizes, by path below the root.
     """
     lost = contents(root, volumes)
-    for folder in (root / "releases", *(root / "volumes").iterdir()):
-        for entry in folder.iterdir():
-            _delete(entry)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix="wiped-") as gone:
+        # renamed away first: sync begins to fill again while something is still being deleted
+        for number, folder in enumerate((root / "releases", *(root / "volumes").iterdir())):
+            for entry in folder.iterdir():
+                entry.rename(Path(gone) / f"{number}-{entry.name}")
+        for path, _, _ in os.walk(gone):
+            Path(path).chmod(0o755)  # complete data is read-only, folders too
     return lost
 
 
@@ -114,12 +118,6 @@ def refilled(
     there = contents(root, volumes)
     wanted = {path: size for path, size in lost.items() if not set(versions).isdisjoint(path.split("/"))}
     return bool(wanted) and wanted.items() <= there.items()
-
-
-def _delete(folder: Path) -> None:
-    for path, _, _ in os.walk(folder):
-        Path(path).chmod(0o755)  # complete data is read-only, folders too
-    shutil.rmtree(folder)
 
 
 def contents(root: Path, volumes: Collection[str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from handlers.core.errors import HydraError, Usage
 from handlers.core.names import Channel, InstanceKey, Service
 from hydra_cli.dev.cluster import Cluster
 from hydra_cli.dev.demo import completion
+from hydra_cli.dev.demo.builder import Gazetteer
 from hydra_cli.dev.demo.crowd import Crowd
 from hydra_cli.dev.demo.figures import Request
 from hydra_cli.dev.demo.gazetteer import EDITIONS, Edition
@@ -27,7 +28,8 @@ ALIAS = "places"
 BUCKET = "gazetteer"
 NODES = 3
 REPLICAS_ON = (0, 0, 1, 2)  # the node of each replica
-LIMITS = {"resync_s": 5.0}  # so that a wiped node is noticed while somebody looks on
+# Seconds instead of a minute, while somebody looks on: until a wiped node is noticed, and between two plans.
+LIMITS = {"resync_s": 5.0, "plan_pause_s": 1.0}
 RATE = 220
 CHECK_S = 1  # Consul does not check more often
 # A request may have been sent by a health view that is 1 s old, and may take 1 s: after that nobody is left.
@@ -85,16 +87,15 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "demo"
         self._cluster = Cluster(folder, nodes=NODES, environments=(), limits=LIMITS)
-        self._data: subprocess.Popen[bytes] | None = None
+        self._gazetteer: Gazetteer | None = None
+        self._objects: S3Objects | None = None
         self._world: World | None = None
         self._crowd: Crowd | None = None
 
     def up(self) -> None:
         """Start the cluster, and build the data at the same time."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "hydra_cli.dev.demo.gazetteer", str(self._folder / "data")]
-        with (self._folder / "gazetteer.log").open("wb") as log:
-            self._data = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._gazetteer = Gazetteer(self._folder)
         self._cluster.up()
         replicas = tuple(
             self._replica(f"{CATALOG_NAME}-{number}", self.nodes[node])
@@ -110,9 +111,8 @@ class Stage:
             self._crowd.kill()
         if self._world:
             self._world.stop()
-        if self._data:
-            self._data.kill()
-            self._data.wait()
+        if self._gazetteer:
+            self._gazetteer.kill()
         self._cluster.down()
 
     @property
@@ -156,35 +156,44 @@ class Stage:
             )
         return answer.stdout
 
-    def upload(self, edition: Edition, *, ballast: bool) -> Path:
-        """Put an edition's datasets on S3; the template that names them."""
-        self._await_data()
-        objects = S3Objects(environ=self._cluster.env("developer"))
-        objects.make_bucket(BUCKET)
+    def upload(self, edition: Edition) -> None:
+        """Put an edition's datasets on S3."""
+        assert self._gazetteer, "up() comes first"
+        self._gazetteer.wait_for(edition)
         for dataset in ("index", "ranking", "settings"):
-            folder = self._folder / "data" / dataset / edition.version
-            for path in folder.iterdir():
-                objects.put(Source(BUCKET, f"{dataset}/{edition.version}/{path.name}"), path.read_bytes())
-        for number in range(BALLAST_FILES if ballast else 0):
+            for path in (self._gazetteer.data / dataset / edition.version).iterdir():
+                self._put(f"{dataset}/{edition.version}/{path.name}", path.read_bytes())
+
+    def upload_ballast(self, edition: Edition) -> None:
+        """Put some weight beside an edition, so that its download lasts long enough to be hit."""
+        for number in range(BALLAST_FILES):
             body = random.Random(number).randbytes(BALLAST_BYTES // BALLAST_FILES)
-            objects.put(Source(BUCKET, f"ballast/{edition.version}/{number:02}.bin"), body)
-        template = self._folder / ("bulky.py" if ballast else "places.py")
-        template.write_text(
+            self._put(f"ballast/{edition.version}/{number:02}.bin", body)
+
+    def template(self, *, ballast: bool = False) -> Path:
+        """The data template that names the datasets."""
+        path = self._folder / ("bulky.py" if ballast else "places.py")
+        path.write_text(
             TEMPLATE.replace("    # more\n", BALLAST if ballast else "").replace("BUCKET", BUCKET)
         )
-        return template
+        return path
 
-    def _await_data(self) -> None:
-        assert self._data, "up() comes first"
-        if self._data.wait() != 0:
-            said = (self._folder / "gazetteer.log").read_text(errors="replace")
-            raise HydraError(f"the data could not be built:\n{said.strip()}")
+    def _put(self, key: str, body: bytes) -> None:
+        if not self._objects:
+            self._objects = S3Objects(environ=self._cluster.env("developer"))
+            self._objects.make_bucket(BUCKET)
+        self._objects.put(Source(BUCKET, key), body)
 
     def start_replicas(self) -> None:
         """Start the replicas under the supervisord of their nodes, and tell Consul of them."""
         for replica in self.world.replicas:
             self._start(replica)
             self._register(replica)
+
+    def in_service(self) -> int:
+        """How many replicas Consul calls healthy."""
+        found, _ = self._cluster.kv("reader").get_json(f"health/service/{CATALOG_NAME}", {"passing": ""})
+        return len(found or ())
 
     def start_traffic(self) -> None:
         """Let the client begin."""

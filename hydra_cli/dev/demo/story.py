@@ -16,6 +16,8 @@ from hydra_cli.output import size
 
 FIRST, SECOND, THIRD = EDITIONS
 LIMIT_S = 60.0  # for anything that a scene waits for
+CALM_S = 3  # of traffic before anything changes
+MOVES = 3  # of each replica: second release, back, third release
 
 
 class Story:
@@ -56,11 +58,15 @@ class Story:
         self._hydra("subscribe", *SUBSCRIPTION)
         self._wait("all nodes hold the first release", lambda: self._all_hold(FIRST))
         self._note_since(begin, "all nodes are filled")
-        self._wait("all replicas run the first release", lambda: self._all_run(FIRST))
+        replicas = len(self._world.replicas)
+        self._wait("all replicas are in service", lambda: self._stage.in_service() == replicas)
+        self._note_since(begin, "all replicas are in service")
         self._stage.start_traffic()
-        self._wait("all replicas answer from the first release", lambda: self._all_answer(FIRST))
-        self._note_since(begin, "all replicas serve")
         self._show.note(f"from now on {RATE} requests/s, none of them tried twice")
+        self._wait("all replicas answer from the first release", lambda: self._all_answer(FIRST))
+        self._stage.upload_ballast(THIRD)
+        enough = RATE * CALM_S
+        self._wait(f"{enough} answers", lambda: self._world.seen.traffic["answered"] >= enough)
 
     def _second_release(self) -> None:
         self._show.scene(f"second release: {SECOND.title}; one replica at a time")
@@ -102,13 +108,16 @@ class Story:
         self._show.scene("the traffic ends")
         requests = self._stage.stop_traffic()
         seen = self._world.seen
+        moves = figures.outages(seen.marks)
         typical_s, slow_s = figures.percentiles(requests)
         return Figures(
             requests=len(requests),
             rate=figures.rate(requests),
             failed=sum(bool(request.trouble) for request in requests),
             mixed=sum(request.mixed for request in requests),
-            late=len(figures.late(requests, figures.outages(seen.marks))),
+            late=len(figures.late(requests, moves)),
+            moves=len(moves),
+            moves_due=MOVES * len(self._world.replicas),
             most_out=seen.most_out,
             fewest_in_service=seen.traffic["fewest"] or 0,
             late_sends=seen.traffic["late_sends"],
@@ -133,7 +142,8 @@ class Story:
         )
 
     def _publish(self, edition: Edition, *, ballast: bool = False) -> None:
-        template = self._stage.upload(edition, ballast=ballast)
+        self._stage.upload(edition)
+        template = self._stage.template(ballast=ballast)
         where = ("--env", CHANNEL.env, "-n", CHANNEL.namespace, "--release", CHANNEL.name)
         self._hydra("publish", str(template), *where)
         self._wait("the head is in Consul", lambda: edition.version in self._world.seen.heads)
