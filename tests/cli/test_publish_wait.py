@@ -9,6 +9,7 @@ import pytest
 
 from handlers.core import keys, model
 from handlers.core.names import Service
+from handlers.core.takeover import Takeover
 from hydra_cli import publish_wait
 from tests.cli.desk import PLACES, Desk, v
 from tests.core.worlds import Cluster, rid
@@ -70,7 +71,12 @@ def test_waits_to_the_last_instance_and_says_each_step(
 ) -> None:
     shown = threading.Event()
     show = publish_wait._Lines.show
-    monkeypatch.setattr(publish_wait._Lines, "show", lambda lines, take: (show(lines, take), shown.set()))
+
+    def show_and_tell(lines: publish_wait._Lines, take: Takeover) -> None:
+        show(lines, take)
+        shown.set()
+
+    monkeypatch.setattr(publish_wait._Lines, "show", show_and_tell)
 
     def finish() -> None:
         assert shown.wait(30)
