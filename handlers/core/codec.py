@@ -225,9 +225,9 @@ def _list_reader(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]
     return read_all
 
 
-def _mapping_reader(kinds: tuple[Any, ...], name: str) -> Callable[[Any], dict[Any, Any]]:
+def _mapping_reader(kinds: tuple[Any, ...], field: str) -> Callable[[Any], dict[Any, Any]]:
     key_kind, value_kind = kinds
-    check = _KEY_CHECKS.get(name) if key_kind is str else None
+    check = _KEY_CHECKS.get(field) if key_kind is str else None
     read_key = functools.partial(_named, check) if check else _reader(key_kind)
     read_value = _reader(value_kind)
 
@@ -238,7 +238,8 @@ def _mapping_reader(kinds: tuple[Any, ...], name: str) -> Callable[[Any], dict[A
         key = ""
         try:
             for key, inner in value.items():
-                result[read_key(key)] = read_value(inner)
+                name = read_key(key)
+                result[name] = read_value(inner)
         except _Wrong as e:
             raise e.below(key) from None
         return result

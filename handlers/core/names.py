@@ -37,13 +37,14 @@ def check_alias(text: str) -> str:
 def segment(text: str) -> str:
     """The form of a foreign name (a node, an instance id) in keys and paths.
 
-    A legal name is itself; anything else becomes `<readable prefix>-<8 hex of SHA-256>`, so two foreign
-    names never share a segment. Idempotent on its own results.
+    A legal name is itself; anything else becomes `<readable prefix>-<8 hex of SHA-256>`. Idempotent on its
+    own results; so somebody who calls a node what another one's segment is makes them share it, which the
+    names inside the documents reveal.
     """
     if _WORD.fullmatch(text) and ".." not in text:
         return text
     readable = re.sub(r"[._-]{2,}", "-", _UNFIT.sub("-", text.lower())).strip("._-")[:50].strip("._-") or "x"
-    return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{readable}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def check_path(text: str, what: str) -> str:

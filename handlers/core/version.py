@@ -36,7 +36,8 @@ class Version(str):
     @classmethod
     def of(cls, moment: datetime) -> Self:
         """The version of a moment, which must be aware of its time zone."""
-        return cls(moment.astimezone(UTC).strftime(_FORMAT))
+        # not strftime, which leaves out the zeros of early years
+        return cls(moment.astimezone(UTC).isoformat(timespec="seconds")[:19].replace(":", "-"))
 
     @property
     def moment(self) -> datetime:
