@@ -62,7 +62,7 @@ def prepare(own: Settings, environ: Mapping[str, str], scope: Scope) -> tuple[st
     """
     programs = find_programs(environ, scope)
     node = name_of(own, environ)
-    files = render.Files.of(own.root, scope, Path(environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()))
+    files = files_of(own.root, scope, environ)
     try:
         files.logs.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -75,6 +75,11 @@ def prepare(own: Settings, environ: Mapping[str, str], scope: Scope) -> tuple[st
         if not files.template_instances.exists():  # consul-template does not start without it
             write_atomic(files.template_instances, b"")
     return node, files
+
+
+def files_of(root: Path, scope: Scope, environ: Mapping[str, str]) -> render.Files:
+    """Where the files are of the supervisord that runs, or would run, with this root and environment."""
+    return render.Files.of(root, scope, Path(environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()))
 
 
 def name_of(own: Settings, environ: Mapping[str, str]) -> str:

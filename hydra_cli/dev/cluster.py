@@ -23,7 +23,8 @@ from handlers.core.model import Meta
 from hydra_cli.dev import processes, servers
 from hydra_cli.dev.access import PLANNER_NODE, Access
 from hydra_cli.dev.folder import Folder, as_toml
-from hydra_cli.dev.node import END_S, MARK, Node, path_of_programs, supervised, supervisor_at
+from hydra_cli.dev.node import END_S, MARK, Node, Supervisor, path_of_programs, supervised, supervisor_at
+from hydra_cli.dev.ram import Memory
 from hydra_cli.programs import program
 
 ENVIRONMENTS = ("demo", "dev", "prod")
@@ -69,6 +70,7 @@ class Cluster:
         self._tokens: dict[str, str] = {"management": str(uuid.uuid4())}
         self._nodes: dict[str, Node] = {}
         self._running: list[servers.Running] = []
+        self._memory = Memory()
         self._server: servers.ConsulAgent | None = None
         self._server_runs: servers.Running | None = None
         self._planner_runs: servers.Running | None = None
@@ -118,6 +120,7 @@ class Cluster:
             for running in group:
                 running.stop(END_S)
         processes.kill_marked(MARK, self._mark)
+        self._memory.remove()
         self._files.release()
 
     def ended(self) -> list[servers.Running]:
@@ -195,12 +198,12 @@ class Cluster:
         self._record()
         self._await_nodes(name)
 
-    def supervisor(self, name: str) -> Any:
+    def supervisor(self, name: str) -> Supervisor:
         """The XML-RPC interface `supervisor` of a node; raises `Temporary` when that is not there."""
         return self.node(name).supervisor
 
     @property
-    def planner_supervisor(self) -> Any:
+    def planner_supervisor(self) -> Supervisor:
         """The XML-RPC interface `supervisor` of the planner."""
         return supervisor_at(self.planner_root, "cluster", self._planner_runs)
 
@@ -301,6 +304,9 @@ class Cluster:
         variables = {**self._s3, **self._marks(), "CONSUL_HTTP_TOKEN": node_token}
         node = Node(name, folder, agent, mark, variables)
         node.prepare(as_toml(self._limits))
+        if not self._memory.add(node.ram):
+            self._say(f"node {name}: its RAM volume is on disk, since memory cannot be mounted here")
+        self._record()  # before anything of it runs
         node.start()
         self._nodes[name] = node
         self._record()
@@ -320,8 +326,8 @@ class Cluster:
             time.sleep(servers.POLL_S)
 
     def _record(self) -> None:
-        """Note all processes for whoever has to end this cluster without us."""
+        """Note all processes and mounts for whoever has to end this cluster without us."""
         nodes = [running for node in self._nodes.values() for running in node.running]
         others = [running for running in (self._server_runs, self._planner_runs) if running]
         known = [*self._running, *others, *nodes]
-        self._files.record(self._mark, known)
+        self._files.record(self._mark, self._memory.mounts, known)

@@ -1,7 +1,7 @@
 """The folder of a local cluster: who uses it, what runs for it, and how to end that without its maker.
 
 lock    held while a cluster runs here
-pids    its processes by id and moment of start, its mark
+pids    its processes by id and moment of start, its mark, its mounts
 env     what a person's shell needs, written when the cluster is ready
 consul/ planner/ s3/ nodes/<node>/    one folder per program, with its log
 """
@@ -23,6 +23,7 @@ from handlers.core.errors import Conflict, Usage
 from hydra_cli.dev import processes
 from hydra_cli.dev.node import END_S, MARK
 from hydra_cli.dev.processes import Process
+from hydra_cli.dev.ram import unmount
 from hydra_cli.dev.servers import Running
 
 _OURS = ("env", "pids", "consul", "planner", "s3", "nodes")
@@ -74,13 +75,14 @@ class Folder:
             self._lock.close()
             self._lock = None
 
-    def record(self, mark: str, running: Iterable[Running]) -> None:
+    def record(self, mark: str, mounts: Iterable[Path], running: Iterable[Running]) -> None:
         """Note what runs, so that `end` can end it when we cannot."""
         known = {r.name: processes.find(r.process.pid) for r in running}
         text = {
             "boot": _BOOT.read_text().strip(),
             "mark": mark,
             "maker": _plain(processes.find(os.getpid())),
+            "mounts": [str(path) for path in mounts],
             "processes": {name: _plain(process) for name, process in known.items() if process},
         }
         write_atomic(self.path / "pids", json.dumps(text, indent=2).encode(), mode=0o600)
@@ -125,6 +127,7 @@ def _end_leftovers(recorded: Mapping[str, Any]) -> None:
         for process in processes.await_end(known, _GRACE_S):
             process.send(signal.SIGKILL)
         processes.kill_marked(MARK, recorded["mark"])
+    unmount(Path(path) for path in recorded["mounts"])
 
 
 def _plain(process: Process | None) -> list[int]:

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,18 +36,31 @@ def path_of_programs() -> str:
     return os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)])
 
 
-def supervisor_at(root: Path, scope: Scope, running: servers.Running | None) -> Any:
+class Supervisor:
+    """The XML-RPC interface `supervisor` of a supervisord: its methods are ours, one connection per call."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def call(*args: object) -> Any:
+            from xmlrpc.client import ServerProxy
+
+            from supervisor.xmlrpc import SupervisorTransport
+
+            with ServerProxy("http://127.0.0.1", SupervisorTransport(None, None, self._url)) as proxy:
+                return getattr(proxy.supervisor, method)(*args)
+
+        return call
+
+
+def supervisor_at(root: Path, scope: Scope, running: servers.Running | None) -> Supervisor:
     """The XML-RPC interface `supervisor` of the supervisord at `root`; `Temporary` before it is there."""
-    from xmlrpc.client import ServerProxy
-
-    from supervisor.xmlrpc import SupervisorTransport
-
     socket = files_of(root, scope, os.environ).socket
     if not socket.exists():
         end = f"; the end of its log:\n{running.last_lines()}" if running else ""
         raise Temporary(f"supervisord at {root} is not there (yet){end}")
-    transport = SupervisorTransport(None, None, f"unix://{socket}")
-    return ServerProxy("http://127.0.0.1", transport=transport).supervisor
+    return Supervisor(f"unix://{socket}")
 
 
 @dataclass
@@ -73,7 +86,7 @@ class Node:
 
     @property
     def ram(self) -> Path:
-        """Its RAM volume: a plain folder, since a mount takes privileges and a link is refused."""
+        """Its RAM volume: memory where the cluster may mount it, else a plain folder."""
         return self.root / "volumes" / "ram"
 
     @property
@@ -87,7 +100,7 @@ class Node:
         return [running for running in (self._runs, self._agent_runs) if running]
 
     @property
-    def supervisor(self) -> Any:
+    def supervisor(self) -> Supervisor:
         """The XML-RPC interface of its supervisord; raises `Temporary` when that is not there."""
         return supervisor_at(self.root, "node", self._runs)
 
