@@ -187,7 +187,7 @@ class Screen:
         """A rich console on `stream` (stderr when not given)."""
         from rich.console import Console
 
-        return Console(file=stream or self._err, no_color=not self.colour, highlight=False)
+        return Console(file=stream or self._err, no_color=None if self.colour else True, highlight=False)
 
 
 def json_text(data: Mapping[str, Any]) -> str:

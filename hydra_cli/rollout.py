@@ -27,7 +27,7 @@ hydra rollout pause prod/search/completion --reason "traffic peak"
 hydra rollout resume prod/search/completion
 """)  # fmt: skip
 def rollout() -> None:
-    """Watch and control how the instances of a service are moved to their target."""
+    """Watch and control how instances of a service are moved to their target."""
 
 
 @command("status", codes=(3,), examples="""
