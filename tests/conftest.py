@@ -6,11 +6,18 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from handlers.adapters.kv import ConsulKV
 from hydra_cli.programs import program
 from tests import servers
+
+# how long an example takes says more about what else runs on the machine than about the code
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 _FOREIGN = ("CONSUL_", "AWS_", "HYDRA_")
 _KEPT = ("HYDRA_CACHE",)

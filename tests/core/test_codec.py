@@ -86,7 +86,7 @@ def parts(cls: Any) -> st.SearchStrategy[Any]:
 
 @pytest.mark.parametrize("cls", DOCUMENTS, ids=lambda cls: cls.__name__)
 def test_every_document_survives_the_way_to_kv_and_back(cls: type[model.Doc]) -> None:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(parts(cls))
     def check(document: model.Doc) -> None:
         raw = codec.encode(document)
@@ -100,7 +100,7 @@ def test_every_document_survives_the_way_to_kv_and_back(cls: type[model.Doc]) ->
     check()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()), st.sampled_from(DOCUMENTS)
 )

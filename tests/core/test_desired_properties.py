@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from handlers.core import codec, keys, model
@@ -111,7 +111,7 @@ def apply(cluster: Cluster, made: Plan, count: int | None = None) -> None:
         cluster[key] = value
 
 
-fast = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fast = settings(max_examples=100)
 
 
 @fast

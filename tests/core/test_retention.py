@@ -280,7 +280,7 @@ class TestTraces:
         assert set(removal.keys) == set(sorted(old)[:5])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(clusters())
 def test_what_plan_says_does_not_change_when_retain_ran(cluster: Cluster) -> None:
     for _ in range(3):
@@ -295,7 +295,7 @@ def test_what_plan_says_does_not_change_when_retain_ran(cluster: Cluster) -> Non
         assert after.releases == codec.decode(model.Desired, before, name).releases
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(clusters())
 def test_retain_comes_to_rest(cluster: Cluster) -> None:
     for _ in range(5):
