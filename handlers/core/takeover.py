@@ -21,7 +21,7 @@ class Stage(StrEnum):
     PLANNED = "planned"
     DOWNLOADING = "downloading"
     FAILED = "failed"
-    COMPLETE = "complete"
+    COMPLETE = "downloaded"
     MOVING = "moving"
     RUNS = "runs it"
     BLOCKED = "blocked"
@@ -79,15 +79,24 @@ def taken_over(world: World, channel: Channel, version: Version) -> Takeover:
     instances: list[Progress] = []
     for name, facts in services.items():
         for alias in _aliases(facts, channel):
+            replicas = [*world.replicas(name), *_undiscovered(world, name)]
             obstacle = _service_obstacle(facts, alias, release, whole)
-            rows = [
-                _progress(r, name, alias, release, obstacle) for r in world.replicas(name) if r.node.alive
-            ]
+            rows = [_progress(r, name, alias, release, obstacle) for r in replicas if r.node.alive]
             reasons = [row.reason for row in rows if row.stage is Stage.BLOCKED]
             if reasons:
                 blocked[name] = reasons[0]
             instances += rows
     return Takeover(release=release, services=tuple(services), instances=tuple(instances), blocked=blocked)
+
+
+def _undiscovered(world: World, service: Service) -> list[Replica]:
+    """Instances that were registered by hand a moment ago: their node will tell of them, so they count."""
+    return [
+        Replica(node, key, instance, None)
+        for node in world.nodes.values()
+        for key, instance in (node.registrations.instances.items() if node.registrations else ())
+        if instance.service == service and not (node.instances and key in node.instances.instances)
+    ]
 
 
 def _aliases(facts: ServiceFacts, channel: Channel) -> list[str]:

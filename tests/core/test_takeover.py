@@ -8,7 +8,7 @@ import pytest
 
 from handlers.core import codec, keys, model
 from handlers.core.model import State, Step
-from handlers.core.names import Channel
+from handlers.core.names import Channel, InstanceKey
 from handlers.core.takeover import Stage, Takeover, taken_over
 from tests.core.worlds import COMPLETE, PLACES, ROUTE, STREETS, Cluster, rid, v
 
@@ -99,6 +99,21 @@ def test_dead_node_is_not_waited_for(cluster: Cluster) -> None:
     del cluster[keys.alive("n2")]
 
     assert look(cluster).complete
+
+
+def test_instance_that_was_registered_a_moment_ago_counts(cluster: Cluster) -> None:
+    for node in ("n1", "n2"):
+        cluster.runs(node, places=2)
+    place = InstanceKey.of(COMPLETE, "late")
+    late = model.Instance(service=COMPLETE, id="late", incarnation="x", health="none")
+    cluster.put(keys.registrations("n2"), model.Instances(instances={place: late}))
+
+    take = look(cluster)
+
+    assert (take.complete, [i.instance for i in take.instances if i.stage is Stage.PLANNED]) == (
+        False,
+        ["late"],
+    )
 
 
 def test_state_of_an_earlier_incarnation_does_not_count(cluster: Cluster) -> None:
