@@ -33,7 +33,7 @@ class Mapped:
 
 
 def processes() -> dict[int, Process]:
-    """All processes, by id; one that ends while we look is left out."""
+    """All processes, by id, but for those that have ended: already, or while we look."""
     found = {}
     for folder in PROC.iterdir():
         if folder.name.isdecimal():
@@ -42,7 +42,8 @@ def processes() -> dict[int, Process]:
                 words = (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            found[int(folder.name)] = Process(int(folder.name), parent, tuple(words))
+            if any(words):  # else it has ended, and waits for its parent
+                found[int(folder.name)] = Process(int(folder.name), parent, tuple(words))
     return found
 
 

@@ -121,6 +121,11 @@ def test_entry_of_an_answer_is_decoded() -> None:
     assert (read.index, read.session, read.value) == (9, "s", b"hi\n")
 
 
+def test_key_that_does_not_exist_is_read_as_nothing() -> None:
+    read = watchers.read_of(b"")
+    assert (read.index, read.session, read.value) == (0, "", b"")
+
+
 def test_query_blocks_only_once_an_index_is_known() -> None:
     first = watchers.request("hydra/v1/desired/n 1", 0, "127.0.0.1:8500", "secret").decode()
     assert first.startswith("GET /v1/kv/hydra/v1/desired/n%201 HTTP/1.1\r\nHost: 127.0.0.1:8500\r\n")

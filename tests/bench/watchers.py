@@ -23,7 +23,7 @@ class QueryFailed(Exception):
 
 @dataclass(frozen=True)
 class Read:
-    """What one blocking query brought: when its last byte was here (monotonic), index, session, value."""
+    """What one blocking query brought: when its last byte was here, index, session, value."""
 
     at: float
     index: int
@@ -52,8 +52,8 @@ class Watchers:
         ]
         await self._or_failure(asyncio.create_task(_all(first)))
 
-    async def until(self, event: asyncio.Event, limit_s: float) -> None:
-        """Wait for `event`; raises `TimeoutError`, or what went wrong with a query."""
+    async def until(self, event: asyncio.Event, limit_s: float | None = None) -> None:
+        """Wait for `event`; raises `TimeoutError` after `limit_s`, or what went wrong with a query."""
         await asyncio.wait_for(self._or_failure(asyncio.create_task(_all([event]))), limit_s)
 
     async def stop(self) -> None:
@@ -80,8 +80,7 @@ class Watchers:
                     raise QueryFailed(f"{key}: {status} {body.decode(errors='replace')[:200]}")
                 index = int(headers["x-consul-index"])
                 first.set()
-                if status == 200:
-                    self.on_read(key, read_of(body))
+                self.on_read(key, read_of(body))
         finally:
             writer.close()
 
@@ -120,8 +119,10 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, Mapping[str, str], 
 
 
 def read_of(body: bytes) -> Read:
-    """The one entry of Consul's answer, read now."""
-    at = time.monotonic()
+    """The one entry of Consul's answer, read now; without session and value when there is no such key."""
+    at = time.time()
+    if not body:
+        return Read(at, 0, "", b"")
     (row,) = json.loads(body)
     return Read(at, row["ModifyIndex"], row.get("Session", ""), base64.b64decode(row["Value"] or ""))
 

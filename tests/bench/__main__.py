@@ -1,0 +1,48 @@
+"""`python -m tests.bench [FIGURE …]`: measure, and print the machine and the table."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from tests.bench import machine
+from tests.bench.report import Findings, table, verdicts
+
+FIGURES = {1: "start_up", 2: "propagation", 3: "rollback", 4: "memory", 5: "reloads"}
+
+
+def main(arguments: list[str]) -> None:
+    """Measure the figures named in `arguments` (default: all)."""
+    parser = argparse.ArgumentParser("python -m tests.bench", description=__doc__)
+    parser.add_argument("figures", nargs="*", type=int, metavar="FIGURE", help=f"of {list(FIGURES)}")
+    wanted = parser.parse_args(arguments).figures or list(FIGURES)
+    if unknown := set(wanted) - set(FIGURES):
+        parser.error(f"no figure {unknown}; there are {list(FIGURES)}")
+    _forget_environment()
+    for name, text in machine.description():
+        print(f"{name:16} {text}", flush=True)
+    found = [_measured(figure) for figure in sorted(set(wanted))]
+    print("\n" + table([row for findings in found for row in findings.rows]) + "\n")
+    for sentence in (*(note for findings in found for note in findings.notes), ""):
+        print(sentence)
+    print("\n".join(verdicts([row for findings in found for row in findings.rows])))
+
+
+def _measured(figure: int) -> Findings:
+    print(f"figure {figure}: measuring; others use {machine.busy():.0%} of the processors", flush=True)
+    module = importlib.import_module(f"tests.bench.{FIGURES[figure]}")
+    findings: Findings = module.measure()
+    return findings
+
+
+def _forget_environment() -> None:
+    """The Consul, the S3 and the Hydra of whoever measures are not what is measured."""
+    for name in list(os.environ):
+        if name.startswith(("CONSUL_", "AWS_", "HYDRA_")) and name != "HYDRA_CACHE":
+            del os.environ[name]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
