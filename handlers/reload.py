@@ -43,7 +43,8 @@ AGAIN_S = 0.5  # between rounds while Consul is away
 
 def run(ctx: Context) -> str:
     """One run: until nothing more can be done here now. Raises `Temporary`, `Denied`, `Conflict`."""
-    return ReloadRun(ctx, service.Services(ctx.kv, ctx.settings.supervisor_url)).converge()
+    own = ctx.settings
+    return ReloadRun(ctx, service.Services(ctx.kv, own.root, own.supervisor_url)).converge()
 
 
 class ReloadRun:

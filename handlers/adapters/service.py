@@ -57,8 +57,8 @@ class Health(Enum):
 class Services:
     """The instances of this node, and the health of those of others."""
 
-    def __init__(self, consul: Agent, supervisor_url: str = "", proc: Path = Path("/proc")) -> None:
-        self._consul, self._supervisor_url, self._proc = consul, supervisor_url, proc
+    def __init__(self, consul: Agent, root: Path, supervisor_url: str = "") -> None:
+        self._consul, self._root, self._supervisor_url = consul, root, supervisor_url
 
     def listing(self, consul_name: str, *, after: int = 0, wait_s: float = 0) -> tuple[list[Any], int]:
         """All instances of a Consul service with their checks, and the index to block on.
@@ -142,7 +142,7 @@ class Services:
                 return _has_field(url.at(instance.address, instance.port), field, new)
             case ByMaps():
                 left = {r for a, r in old.items() if new.get(a) != r} - set(new.values())
-                return processes.moved(key, set(new.values()), left, self._proc)
+                return processes.moved(key, self._root, set(new.values()), left)
 
 
 def _in_consul(instance: Instance, node: str, rows: list[Any]) -> Health:

@@ -28,6 +28,7 @@ from handlers.core.model import (
     Instances,
     InstanceState,
     Meta,
+    Proven,
     ServicePlan,
     Slots,
     States,
@@ -130,7 +131,8 @@ class Fleet:
         if target is not None:
             aliases = {"places": replace(self.plan.aliases["places"], target=target)}
             self.plan = replace(self.plan, aliases=aliases)
-        self.plan = replace(self.plan, nodes=tuple(sorted(self.nodes)), **changes)
+        self.plan = replace(self.plan, **changes)
+        self.put(keys.proven(S), codec.encode(Proven(nodes=tuple(sorted(self.nodes)))))
         for node in self.nodes.values():
             node.apply()
 
@@ -276,7 +278,7 @@ class FakeServices:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._real = Services(node.fleet.kv)
+        self._real = Services(node.fleet.kv, node.root)
         self.maintained: list[tuple[str, bool]] = []
         self.before_reload: Callable[[InstanceKey], None] = lambda _: None
 
