@@ -1,0 +1,283 @@
+"""`consul/README.md`, the description of the KV: its keys, watches and examples are those of the code.
+
+After a wanted change `python -m tests.test_kv_format` writes watches and examples anew; read the difference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from handlers import resources
+from handlers.core import codec, keys
+from handlers.core import model as m
+from handlers.core.names import Channel, InstanceKey, Service
+from handlers.core.version import ReleaseId, Version
+from watches import registry
+
+README = resources.path("consul", "README.md")
+CHANNEL, SERVICE = Channel("prod/search/places"), Service("prod/search/completion")
+OLD, NEW = Version("2026-01-30T23-59-59"), Version("2026-01-31T23-59-59")
+ID = InstanceKey.of(SERVICE, "completion-1")
+WHO, WHEN = "ann@build-7", "2026-02-01T00:04:05Z"
+SOURCE = f"s3://data/places/{NEW}"
+
+MANIFEST = m.Manifest(
+    files={
+        "index": (
+            m.File(path="shard-0.kv", size=6291456, etag="8b1a9953c4611296a827abf8c47804d7-2"),
+            m.File(path="shard-1.kv", size=5242880, etag="c81e728d9d4c2f636f067f89cc14862c-2"),
+        ),
+        "ranking": (m.File(path="ranking.bin", size=939632, etag="a87ff679a2f3e71d9181a67b7542122c"),),
+    }
+)
+_LIST = codec.encode(MANIFEST)
+RELEASE = m.Release(
+    channel=CHANNEL,
+    version=NEW,
+    sequence=42,
+    datasets={
+        "index": m.Dataset(source=f"{SOURCE}/index/", placement=m.DISK, files=2, bytes=11534336, version=NEW),
+        "ranking": m.Dataset(
+            source=f"{SOURCE}/rank.bin",
+            placement=m.RAM,
+            files=1,
+            bytes=939632,
+            version=NEW,
+            as_name="ranking.bin",
+        ),
+    },
+    manifest=m.ManifestRef(digest=codec.digest(_LIST), bytes=len(_LIST)),
+    labels={"commit": "5f3c0de"},
+    note="nightly build",
+    who=WHO,
+    when=WHEN,
+)
+HOLD = m.Hold(
+    digest=codec.digest(codec.encode(RELEASE)), sequence=42, why=("target of prod/search/completion",)
+)
+INSTANCE = m.Instance(
+    service=SERVICE,
+    id="completion-1",
+    incarnation="1187",
+    address="10.0.0.7",
+    port=8080,
+    consul_name="completion",
+)
+
+EXAMPLES: Mapping[str, m.Doc] = {
+    "meta": m.Meta(environments=("prod", "staging")),
+    "channels/<c>/settings": m.ChannelSettings(keep_releases=10, keep_on_nodes=2),
+    "channels/<c>/pin": m.Pin(version=OLD, who=WHO, why="the new ranking is being looked at"),
+    "channels/<c>/rejected/<version>": m.Rejected(who=WHO, when=WHEN, why="half of the places are missing"),
+    "releases/<c>/<version>": RELEASE,
+    "manifests/<c>/<version>": MANIFEST,
+    "manifests/<c>/<version>, when it is too large for the KV": m.ManifestElsewhere(
+        object=f"{SOURCE}/hydra-manifest.json", digest=codec.digest(_LIST), bytes=len(_LIST)
+    ),
+    "services/<s>/subscription": m.Subscription(
+        channels={"places": CHANNEL},
+        reload="http://:/reload",
+        confirm="http://:/version#version",
+        drain_s=2.0,
+    ),
+    "services/<s>/control": m.Control(paused=True, who=WHO, when=WHEN, why="busy hours"),
+    "verdicts/<s>": m.Verdicts(
+        releases={
+            ReleaseId.of(CHANNEL, NEW): m.Verdict(
+                id="n1.completion-1-42",
+                verdict="halted",
+                reason="completion-1 did not become healthy within 300 s",
+                node="n1",
+                instance="completion-1",
+                when=WHEN,
+            )
+        }
+    ),
+    "slots/<s>": m.Slots(
+        out={
+            keys.slot_id("n1", ID): m.SlotEntry(
+                node="n1", instance="completion-1", incarnation="1187", since=WHEN
+            )
+        }
+    ),
+    "proven/<s>": m.Proven(channels={CHANNEL: (OLD, NEW)}, nodes=("n1", "n2")),
+    "nodes/<node>/info": m.NodeInfo(
+        node="n1",
+        consul_node="n1",
+        volumes={
+            "disk": m.VolumeInfo(cls=m.DISK, reserve_bytes=1073741824),
+            "ram": m.VolumeInfo(cls=m.RAM, budget_bytes=4294967296),
+        },
+        labels={"zone": "a"},
+        versions={"hydra": "0.1.0"},
+    ),
+    "nodes/<node>/instances": m.Instances(instances={ID: INSTANCE}),
+    "nodes/<node>/cordon": m.Cordon(who=WHO, when=WHEN, why="its disk will be replaced"),
+    "desired/<node>": m.Desired(
+        node="n1",
+        generation=107,
+        releases={ReleaseId.of(CHANNEL, NEW): HOLD},
+        ram={f"{CHANNEL}/ranking": NEW},
+        services={
+            SERVICE: m.ServicePlan(
+                aliases={"places": m.AliasPlan(channel=CHANNEL, target=NEW, start=OLD)},
+                reload="http://:/reload",
+                confirm="http://:/version#version",
+                drain_s=2.0,
+            )
+        },
+    ),
+    "actual/<node>": m.Actual(
+        node="n1",
+        generation=107,
+        releases={ReleaseId.of(CHANNEL, NEW): m.ReleaseStatus(state=m.State.SUCCESS, bytes=12473968)},
+    ),
+    "progress/<node>": m.Progress(
+        node="n1",
+        downloads={ReleaseId.of(CHANNEL, NEW): m.Download(done=5242880, total=12473968, speed=98000000)},
+        free={"disk": 52613349376, "ram": 3355443200},
+        when=WHEN,
+    ),
+    "states/<node>": m.States(
+        node="n1",
+        sequence=311,
+        instances={
+            ID: m.InstanceState(
+                service=SERVICE,
+                id="completion-1",
+                incarnation="1187",
+                state=m.Ready.DRAINING,
+                step=m.Step.DRAIN,
+                reason="moves to 2026-01-31T23-59-59; waits for its requests to end",
+                releases={"places": OLD},
+                moving={"places": NEW},
+                target={"places": NEW},
+                served=True,
+                since=WHEN,
+            )
+        },
+    ),
+    "alarms": m.Alarms(
+        alarms=(m.Alarm(object=f"channel/{CHANNEL}", text="pin: no release 2026-02-30T00-00-00"),),
+        generation=107,
+    ),
+    "audit/<object>/<time>-<id>": m.Audit(
+        object=f"channel/{CHANNEL}", action="pinned", who=WHO, when=WHEN, before="", after=OLD, why="rollback"
+    ),
+}
+# Registrations look like instances; heads are bare; what a lock or `alive` holds is nobody's business.
+WITHOUT_EXAMPLE = {
+    "channels/<c>/head",
+    "services/<s>/pin/<alias>",
+    "slots/<s>/<node>.<id>",
+    "nodes/<node>/alive",
+    "nodes/<node>/registrations",
+    "locks/<role>",
+}
+
+
+def described() -> dict[str, str]:
+    """The examples in the README by their headings."""
+    return dict(
+        re.findall(r"^### `?([^`\n]+?)`?\n\n```json\n(.*?)```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    )
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The rows of the table below a heading of the README."""
+    section = README.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def subclasses(kind: type[m.Doc]) -> Iterator[type[m.Doc]]:
+    for sub in kind.__subclasses__():
+        if sub.__module__.startswith("handlers."):
+            yield sub
+            yield from subclasses(sub)
+
+
+def watch_rows() -> list[list[str]]:
+    place = {"node": "every node", "cluster": "planner"}
+    return [
+        [
+            f"{w.type} `{w.path('node').removeprefix(keys.ROOT).replace('/node', '/<node>')}`",
+            w.handler,
+            place[w.scope],
+        ]
+        for w in registry.WATCHES
+    ]
+
+
+def test_examples_are_what_hydra_writes() -> None:
+    assert described() == {title: codec.encode(doc).decode() for title, doc in EXAMPLES.items()}
+
+
+@pytest.mark.parametrize("title", EXAMPLES)
+def test_example_is_read_back_as_it_was(title: str) -> None:
+    raw = described()[title].encode()
+
+    assert codec.decode(type(EXAMPLES[title]), raw, title) == EXAMPLES[title]
+
+
+def test_every_kind_of_document_has_an_example() -> None:
+    assert set(subclasses(m.Doc)) == {type(doc) for doc in EXAMPLES.values()}
+
+
+def test_table_of_keys_names_every_key_once() -> None:
+    named = [key for row in rows("Keys and their only writers") for key in re.findall(r"`([^`]+)`", row[0])]
+    exemplified = {title.partition(",")[0] for title in EXAMPLES}
+
+    assert len(named) == len(set(named))
+    assert set(named) == exemplified | WITHOUT_EXAMPLE
+
+
+def test_table_of_keys_has_every_folder_of_the_code() -> None:
+    folders = {
+        value.removeprefix(keys.ROOT).strip("/")
+        for name, value in vars(keys).items()
+        if name.isupper() and name != "ROOT" and isinstance(value, str)
+    }
+    named = {re.findall(r"`([^`/]+)", row[0])[0] for row in rows("Keys and their only writers")}
+
+    assert named == folders
+
+
+def test_table_of_watches_is_the_registry() -> None:
+    assert rows("Who watches what") == watch_rows()
+
+
+def test_digests_of_the_examples_fit_together() -> None:
+    texts = described()
+    release = codec.decode(m.Release, texts["releases/<c>/<version>"].encode(), "release")
+    desired = codec.decode(m.Desired, texts["desired/<node>"].encode(), "desired")
+
+    assert release.manifest.digest == codec.digest(texts["manifests/<c>/<version>"].encode())
+    held = desired.releases[ReleaseId.of(release.channel, release.version)]
+    assert held.digest == codec.digest(texts["releases/<c>/<version>"].encode())
+
+
+def rewrite() -> None:
+    """Put watches and examples into the README."""
+    text = README.read_text()
+    table = "".join(f"| {' | '.join(row)} |\n" for row in watch_rows())
+    text = re.sub(
+        r"(\| watch \| wakes \| where \|\n\|---\|---\|---\|\n).*?\n\n", rf"\1{table}\n", text, flags=re.DOTALL
+    )
+    head, _, _ = text.partition("fit together.\n")
+    blocks = [
+        f"### {_quoted(title)}\n\n```json\n{codec.encode(doc).decode()}```\n"
+        for title, doc in EXAMPLES.items()
+    ]
+    README.write_text(f"{head}fit together.\n\n" + "\n".join(blocks))
+
+
+def _quoted(title: str) -> str:
+    return f"`{title}`" if "," not in title else title
+
+
+if __name__ == "__main__":
+    rewrite()
