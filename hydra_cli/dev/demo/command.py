@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import tempfile
@@ -73,15 +74,15 @@ def demo(context: Context, keep: bool, folder: Path | None) -> int:
     """
     check_extras()
     with _folder(context, folder) as home, _ended_in_order(), _stage(home) as stage:
-        figures = _told(stage)
+        figures = _told(stage, context.screen.form == "json")
         context.screen.show(Result(figures))
         if keep:
-            _keep(stage)
+            _keep(context, stage)
     return 1 if figures.shortcomings() else 0
 
 
-def _told(stage: Stage) -> Figures:
-    show = open_show()
+def _told(stage: Stage, to_stderr: bool) -> Figures:
+    show = open_show(to_stderr)
     try:
         return Story(stage, show).tell()
     finally:
@@ -101,9 +102,16 @@ def _folder(context: Context, given: Path | None) -> Iterator[Path]:
         context.screen.note(f"what happened is in the logs below {made}")
         raise
     except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
+        _remove(made)
         raise
-    shutil.rmtree(made, ignore_errors=True)
+    _remove(made)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder with complete data in it, which is read-only."""
+    for path, _, _ in os.walk(folder):
+        Path(path).chmod(0o755)
+    shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
@@ -130,9 +138,9 @@ def _ended_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _keep(stage: Stage) -> None:
+def _keep(context: Context, stage: Stage) -> None:
     """Say what to try, and go on with the traffic until Ctrl-C."""
-    show = open_show()
+    show = open_show(context.screen.form == "json")
     try:
         show.scene("everything goes on until Ctrl-C")
         for line in stage.hints():

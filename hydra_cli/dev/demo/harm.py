@@ -37,24 +37,29 @@ class Hit:
         return sum(size for inode, size in self.finished.items() if inode in there)
 
 
-def kill_download(root: Path, channel: Channel, version: str, least_bytes: int, limit_s: float) -> Hit:
-    """Kill -9 whoever writes the release into staging, once `least_bytes` of it are there.
+def kill_download(root: Path, channel: Channel, version: str, least_files: int, limit_s: float) -> Hit:
+    """Kill -9 whoever writes the release into staging, once some files of it are finished and others are not.
 
     Raises `HydraError` when the download was over before it could be hit, `Timeout` when it never began.
     """
     until = time.monotonic() + limit_s
     staging = tuple(volume / "staging" / channel / version for volume in (root / "volumes").iterdir())
     while time.monotonic() < until:
-        if bytes_of(root, channel, version) >= least_bytes and (pids := _writers(staging)):
+        if len(_finished(root, channel, version)) >= least_files and (pids := _writers(staging)):
             program = _command(pids[0])
             os.kill(pids[0], signal.SIGKILL)
-            files = data_files(root, channel, version, "staging").items()
-            finished = {status.st_ino: status.st_size for path, status in files if PARTS not in path.parts}
+            finished = _finished(root, channel, version)
             return Hit(pids[0], program, bytes_of(root, channel, version), finished)
         if (root / "releases" / channel / version).exists():
             raise HydraError(f"the download of {version} was over before it could be killed")
         time.sleep(LOOK_S)
     raise Timeout(f"{limit_s:.0f} s are over, still waiting for the download of {version} to begin")
+
+
+def _finished(root: Path, channel: Channel, version: str) -> dict[int, int]:
+    """The files of the release that are whole in staging: inode and size."""
+    files = data_files(root, channel, version, "staging").items()
+    return {status.st_ino: status.st_size for path, status in files if PARTS not in path.parts}
 
 
 def _writers(folders: Collection[Path]) -> list[int]:
@@ -101,14 +106,19 @@ def wipe(root: Path, volumes: Collection[str]) -> dict[str, int]:
     The result has the files on `volumes` with their sizes, by path below the root.
     """
     lost = contents(root, volumes)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix="wiped-") as gone:
-        # renamed away first: sync begins to fill again while something is still being deleted
-        for number, folder in enumerate((root / "releases", *(root / "volumes").iterdir())):
-            for entry in folder.iterdir():
-                entry.rename(Path(gone) / f"{number}-{entry.name}")
+    for folder in (root / "releases", *(root / "volumes").iterdir()):
+        _empty(folder)
+    return lost
+
+
+def _empty(folder: Path) -> None:
+    """Rename all away, then delete it: sync begins to fill again while something is still being deleted."""
+    entries = list(folder.iterdir())
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".wiped-") as gone:
+        for entry in entries:
+            entry.rename(Path(gone) / entry.name)
         for path, _, _ in os.walk(gone):
             Path(path).chmod(0o755)  # complete data is read-only, folders too
-    return lost
 
 
 def refilled(

@@ -187,10 +187,11 @@ def _table(*columns: str) -> Table:
     return RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=True, header_style="dim")
 
 
-def open_show() -> Show:
-    """The kind of show that fits stdout."""
-    if not sys.stdout.isatty():
-        return PlainShow()
+def open_show(to_stderr: bool) -> Show:
+    """The kind of show that fits stdout, or stderr where stdout is for JSON."""
+    out = sys.stderr if to_stderr else sys.stdout
+    if not out.isatty():
+        return PlainShow(out)
     from rich.console import Console
 
-    return LiveShow(Console(highlight=False))
+    return LiveShow(Console(file=out, highlight=False))

@@ -11,7 +11,7 @@ from hydra_cli.dev.demo.figures import Figures, Request, Times
 from hydra_cli.dev.demo.gazetteer import EDITIONS, Edition
 from hydra_cli.dev.demo.harm import kill_download, refilled, wipe
 from hydra_cli.dev.demo.show import Show
-from hydra_cli.dev.demo.stage import BALLAST_BYTES, CHANNEL, RATE, SUBSCRIPTION, Stage
+from hydra_cli.dev.demo.stage import BALLAST_FILES, CHANNEL, RATE, SUBSCRIPTION, Stage
 from hydra_cli.output import size
 
 FIRST, SECOND, THIRD = EDITIONS
@@ -84,7 +84,7 @@ class Story:
         root = self._stage.root(node)
         self._show.scene(f"third release: {THIRD.title}; kill -9 in mid-download on {node}")
         self._publish(THIRD, ballast=True)
-        hit = kill_download(root, CHANNEL, THIRD.version, BALLAST_BYTES // 5, LIMIT_S)
+        hit = kill_download(root, CHANNEL, THIRD.version, BALLAST_FILES // 4, LIMIT_S)
         self._show.note(f"killed {hit.program} (process {hit.pid}) with {size(hit.bytes)} on disk")
         self._wait(f"{node} holds the third release", lambda: self._world.holds(node, THIRD.version))
         kept = hit.kept(root, CHANNEL, THIRD.version)
