@@ -123,7 +123,11 @@ def loading(facts: NodeFacts) -> str:
     done, total, speed = (sum(getattr(d, n) for d in found) for n in ("done", "total", "speed"))
     if not busy:
         return ""
-    return f"{100 * done // total} % of {size(total)}, {size(speed)}/s" if total else "begins"
+    return (
+        f"{100 * done // total} % of {size(total)}" + (f", {size(speed)}/s" if speed else "")
+        if total
+        else "begins"
+    )
 
 
 def free(facts: NodeFacts) -> Mapping[str, int]:

@@ -216,6 +216,7 @@ def draw(console: Console, message: Message) -> None:
 
 def rendered(block: Block) -> RenderableType:
     """A block as rich draws it; text is never read as rich's markup."""
+    from rich.console import Group
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -223,14 +224,14 @@ def rendered(block: Block) -> RenderableType:
         return Text(safe(block.text), style=str(block.tone))
     if not block.rows:
         return Text(f"\n{block.title}\n  {block.empty}" if block.title else block.empty, style=str(Tone.DIM))
-    title = Text(f"\n{block.title}", style=str(Tone.HEAD)) if block.title else None
-    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.header_style = str(Tone.DIM)
     for column in block.columns:
         table.add_column(Text(column), justify="right" if column in block.right else "left", overflow="fold")
     for row in block.cells():
         table.add_row(*(Text(cell.text, style=str(cell.tone)) for cell in row))
-    return table
+    # a title of rich's own would be broken at the width of the table
+    return Group(Text(f"\n{block.title}", style=str(Tone.HEAD)), table) if block.title else table
 
 
 def _aligned(table: Table) -> Iterator[str]:

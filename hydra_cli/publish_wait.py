@@ -142,7 +142,8 @@ def _picture(take: Takeover) -> Table:
 def _detail(one: Progress) -> str:
     if one.stage is Stage.DOWNLOADING and one.total_bytes:
         share = 100 * one.done_bytes // one.total_bytes
-        return f"{share} % of {size(one.total_bytes)}, {size(one.speed)}/s"
+        speed = f", {size(one.speed)}/s" if one.speed else ""
+        return f"{share} % of {size(one.total_bytes)}{speed}"
     return one.reason
 
 

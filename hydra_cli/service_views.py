@@ -90,13 +90,13 @@ def of(world: World, name: Service, now: datetime) -> OneService:
     plans = [
         n.desired.services[name] for n in world.nodes.values() if n.desired and name in n.desired.services
     ]
-    planned = {alias: part.target for alias, part in plans[0].aliases.items()} if plans else {}
+    plan = plans[0] if plans else None
     return OneService(
         facts=facts,
         live=[r for r in replicas if r.node.alive],
         dead=[r for r in replicas if not r.node.alive],
-        targets={**service_targets(world, facts, now), **planned},
-        plan=plans[0] if plans else None,
+        targets=service_targets(world, facts, now, plan),
+        plan=plan,
         wanted=_wanted(world, facts),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from handlers.core.model import Rejected
+from handlers.core.model import AliasPlan, Rejected, ServicePlan
 from handlers.core.names import Channel, Service
 from handlers.core.targets import Case, alias_plan
 from handlers.core.version import Version
@@ -34,11 +34,17 @@ def target(world: World, channel: ChannelFacts, now: datetime) -> Version | None
     return _target(ServiceFacts(name=_ANYBODY), "any", channel, now)
 
 
-def service_targets(world: World, service: ServiceFacts, now: datetime) -> dict[str, Version | None]:
-    """By alias what the service targets."""
+def service_targets(
+    world: World, service: ServiceFacts, now: datetime, plan: ServicePlan | None = None
+) -> dict[str, Version | None]:
+    """By alias what the service targets; `plan`, as nodes have it, counts where pins and heads are bad."""
     named: Mapping[str, Channel] = service.subscription.channels if service.subscription else {}
+    last = plan.aliases if plan else {}
     found = {alias: world.channels.get(name) for alias, name in sorted(named.items())}
-    return {alias: _target(service, alias, facts, now) if facts else None for alias, facts in found.items()}
+    return {
+        alias: _target(service, alias, facts, now, last.get(alias)) if facts else None
+        for alias, facts in found.items()
+    }
 
 
 def without(channel: ChannelFacts, version: Version) -> ChannelFacts:
@@ -47,8 +53,10 @@ def without(channel: ChannelFacts, version: Version) -> ChannelFacts:
     return replace(channel, rejected={**channel.rejected, version: Rejected()}, pin=pin)
 
 
-def _target(facts: ServiceFacts, alias: str, channel: ChannelFacts, now: datetime) -> Version | None:
+def _target(
+    facts: ServiceFacts, alias: str, channel: ChannelFacts, now: datetime, last: AliasPlan | None = None
+) -> Version | None:
     proven = facts.proven.channels.get(channel.name, ())
-    case = Case(service=facts, alias=alias, channel=channel, proven=proven, last=None, now=now)
+    case = Case(service=facts, alias=alias, channel=channel, proven=proven, last=last, now=now)
     plan, _ = alias_plan(case)
     return plan.target
