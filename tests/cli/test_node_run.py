@@ -166,7 +166,8 @@ def test_runtime_folder_of_somebody_else_is_refused(
     """In a folder for all, anybody may have made it first, to own the socket that starts programs."""
     environ |= {"HYDRA_ROOT": str(tmp_path / ("x" * 90)), "XDG_RUNTIME_DIR": str(tmp_path)}
     node_run.prepare(own(environ), environ, "node")
-    monkeypatch.setattr(os, "geteuid", lambda own=os.geteuid(): own + 1)
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
 
     with pytest.raises(HydraError, match="somebody else"):
         node_run.prepare(own(environ), environ, "node")
