@@ -148,6 +148,10 @@ def publish(
         return EXIT_PENDING if planned and detailed_exitcode else 0
     result, prepared = announce(kv, objects, wanted, prepared)
     done = _message(prepared, result)
+    if result == "unchanged" and prepared.before.head != prepared.header.version:
+        name = f"{channel} {prepared.header.version}"
+        again = f"`hydra channel set-head {name}` announces it again"
+        context.screen.note(f"the head is {prepared.before.head or 'missing'}, not this release; {again}")
     if not wait:
         context.screen.show(done)
         return 0

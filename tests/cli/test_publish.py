@@ -76,7 +76,9 @@ def test_sequence_goes_on_after_the_highest_and_the_head_moves(desk: Desk) -> No
     desk.data(2)
 
     assert desk.publish("-o", "json").json["sequence"] == 2
-    assert desk.publish("-o", "json", "--version", v(1)).json["result"] == "unchanged"
+    older = desk.publish("-o", "json", "--version", v(1))
+    assert older.json["result"] == "unchanged"
+    assert f"the head is {v(2)}, not this release" in older.err
     assert desk.value(HEAD) == v(2).encode()
     assert [(e.before, e.after) for e in desk.audit()] == [("", v(1)), (v(1), v(2))]
 
