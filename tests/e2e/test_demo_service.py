@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 
 from hydra_cli.dev.demo import completion, gazetteer
+from hydra_cli.dev.demo.editions import EDITIONS
 from hydra_cli.dev.demo.figures import Request
 from hydra_cli.dev.ports import free_port
 from tests import servers
 from tests.servers import wait_until
 
-OLD, NEW = gazetteer.EDITIONS[0], gazetteer.EDITIONS[1]
+OLD, NEW = EDITIONS[0], EDITIONS[1]
 DATASETS = ("index", "ranking", "settings")
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from handlers.core.errors import HydraError
-from hydra_cli.dev.demo.gazetteer import Edition
+from hydra_cli.dev.demo.editions import Edition
 
 
 class Gazetteer:

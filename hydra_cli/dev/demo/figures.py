@@ -132,6 +132,7 @@ class Figures:
     typical_s: float
     slow_s: float
     spans: Mapping[str, float | None] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)  # of failed requests
 
     def shortcomings(self) -> list[str]:
         """Why the demo failed, a sentence each; empty when it is as it should be."""
@@ -151,6 +152,7 @@ class Figures:
             said.append(f"{self.most_out} replicas were out at a time because of Hydra")
         if self.moves != self.moves_due:
             said.append(f"{self.moves} moves of replicas were seen, {self.moves_due} were due")
+        said += [f"failed {count} times: {reason}" for reason, count in self.reasons.items()]
         said += [f"never seen: {name}" for name, span in self.spans.items() if span is None]
         return said
 

@@ -19,26 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra_cli.dev.demo.completion import RANKING_HEADER, RANKING_MAGIC, folded
+from hydra_cli.dev.demo.editions import EDITIONS, Edition
 
-
-@dataclass(frozen=True)
-class Edition:
-    """One release to be: its version and the smallest place that it knows (inhabitants)."""
-
-    version: str
-    smallest: int
-
-    @property
-    def title(self) -> str:
-        """What is in it."""
-        return f"places of {self.smallest:,} inhabitants or more"
-
-
-EDITIONS = (
-    Edition("2019-12-15T00-00-00", 15_000),
-    Edition("2019-12-16T00-00-00", 5_000),
-    Edition("2019-12-17T00-00-00", 1_000),
-)
 LIMIT = 10
 BOOST = {"DE": 0.5, "FR": 0.25}  # in powers of ten of inhabitants
 

@@ -14,14 +14,14 @@ from handlers.adapters.ports import Source
 from handlers.core.errors import HydraError, Usage
 from handlers.core.names import Channel, InstanceKey, Service
 from hydra_cli.dev.cluster import Cluster
-from hydra_cli.dev.demo import completion
 from hydra_cli.dev.demo.builder import Gazetteer
 from hydra_cli.dev.demo.crowd import Crowd
+from hydra_cli.dev.demo.editions import EDITIONS, Edition
 from hydra_cli.dev.demo.figures import Request
-from hydra_cli.dev.demo.gazetteer import EDITIONS, Edition
 from hydra_cli.dev.demo.world import Replica, World
 from hydra_cli.dev.ports import free_port
 
+SERVICE_PROGRAM = Path(__file__).with_name("completion.py")
 CHANNEL = Channel("demo/search/places")
 SERVICE = Service("demo/search/completion")
 ALIAS = "places"
@@ -230,7 +230,7 @@ class Stage:
 
     def _start(self, replica: Replica) -> None:
         """A program of the node's supervisord, to which Hydra's own are strangers."""
-        words = ("-I", completion.__file__, "--port", str(replica.port), "--alias", ALIAS)
+        words = ("-I", str(SERVICE_PROGRAM), "--port", str(replica.port), "--alias", ALIAS)
         self._cluster.add_service(
             replica.node, replica.id, [sys.executable, *words], {"HYDRA_VIEW": str(replica.view)}
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from handlers.core.model import Ready
 from hydra_cli.dev.demo import figures
+from hydra_cli.dev.demo.editions import EDITIONS, Edition
 from hydra_cli.dev.demo.figures import Figures, Request, Times
-from hydra_cli.dev.demo.gazetteer import EDITIONS, Edition
 from hydra_cli.dev.demo.harm import kill_download, refilled, wipe
 from hydra_cli.dev.demo.show import Show
 from hydra_cli.dev.demo.stage import BALLAST_FILES, CHANNEL, RATE, SUBSCRIPTION, Stage
@@ -125,6 +126,7 @@ class Story:
             typical_s=typical_s,
             slow_s=slow_s,
             spans=figures.spans(self._times(requests)),
+            reasons=Counter(request.trouble for request in requests if request.trouble),
         )
 
     def _times(self, requests: list[Request]) -> Times:
