@@ -24,9 +24,11 @@ from hydra_cli.output import Said
 from watches import render
 from watches.registry import Scope
 
+PLANNER_ROOT = f"{node_settings.DEFAULT_ROOT}-planner"
+_NAMES = {"node": "planner", "cluster": "node"}  # of the other scope
 EXAMPLES = """
 hydra node run
-HYDRA_ROOT=/var/lib/hydra-planner hydra node run --planner
+hydra node run --planner
 hydra node run --print-unit
 """
 
@@ -39,11 +41,13 @@ def node_run(context: Context, planner: bool, print_unit: bool) -> None:
     """Run Hydra on this machine, in the foreground, until SIGTERM or Ctrl-C.
 
     Runs under supervisord: the watches, consul-template, discover and resync of a node. Several machines may
-    run a planner; one works and the others stand by. A machine that is both runs this command twice, with a
-    HYDRA_ROOT and a token for each.
+    run a planner; one works and the others stand by. A machine that is both runs this command twice: each
+    has a root (of a planner by default /var/lib/hydra-planner) and a token of its own.
     """
     scope: Scope = "cluster" if planner else "node"
     own = node_settings.load(context.environ)
+    if planner and not context.environ.get("HYDRA_ROOT") and own.root == Path(node_settings.DEFAULT_ROOT):
+        own = dataclasses.replace(own, root=Path(PLANNER_ROOT))
     own = dataclasses.replace(own, root=own.root.absolute())
     if print_unit:
         text = render.unit(own, context.environ, scope, installed())
@@ -57,12 +61,15 @@ def node_run(context: Context, planner: bool, print_unit: bool) -> None:
 def prepare(own: Settings, environ: Mapping[str, str], scope: Scope) -> tuple[str, render.Files]:
     """Write the configuration of supervisord and consul-template; the node's name and where the files are.
 
-    Raises `Usage` when a program is missing, `Temporary` when the node's name is wanted of an agent that is
-    away, `HydraError` when the root cannot be written.
+    Raises `Usage` when a program is missing or the root is in other use, `Temporary` when the node's name is
+    wanted of an agent that is away, `HydraError` when the root cannot be written.
     """
     programs = find_programs(environ, scope)
     node = name_of(own, environ)
     files = files_of(own.root, scope, environ)
+    other = files_of(own.root, "node" if scope == "cluster" else "cluster", environ)
+    if other.config.exists():  # they would wait for each other's turn, for ever
+        raise Usage(f"{own.root} is the root of a {_NAMES[scope]} already; set another HYDRA_ROOT")
     try:
         files.logs.mkdir(parents=True, exist_ok=True)
     except OSError as e:

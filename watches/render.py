@@ -35,7 +35,7 @@ class Programs:
 
 @dataclass(frozen=True)
 class Files:
-    """Where the files of one supervisord lie; a node and a planner may share a root."""
+    """Where the files of one supervisord lie; those of a node and a planner have different names."""
 
     config: Path
     pid: Path

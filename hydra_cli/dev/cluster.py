@@ -6,9 +6,7 @@ supervisord that `hydra node run` became: the same programs, policies and settin
 
 from __future__ import annotations
 
-import os
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,16 +14,14 @@ from typing import Any, Self
 
 from handlers import resources
 from handlers.adapters.kv import ConsulKV
-from handlers.adapters.ports import Cas
-from handlers.core import codec, keys
+from handlers.core import keys
 from handlers.core.errors import Temporary, Usage
-from handlers.core.model import Meta
 from hydra_cli.dev import processes, servers
-from hydra_cli.dev.access import PLANNER_NODE, Access
+from hydra_cli.dev.access import Access
+from hydra_cli.dev.backbone import SESSION_TTL_MIN, Backbone
 from hydra_cli.dev.folder import Folder, as_toml
-from hydra_cli.dev.node import END_S, MARK, Node, Supervisor, path_of_programs, supervised, supervisor_at
+from hydra_cli.dev.node import END_S, MARK, NODE_MARK, Node, Supervisor
 from hydra_cli.dev.ram import Memory
-from hydra_cli.programs import program
 
 ENVIRONMENTS = ("demo", "dev", "prod")
 READY_S = 90.0
@@ -42,7 +38,6 @@ LIMITS: Mapping[str, float] = {
     "idle_grace_s": 60,
     "retry_s": 5,
 }
-_SESSION_TTL_MIN = "1s"  # Consul's own least is 10 s; tests may ask for less
 
 
 class Cluster:
@@ -66,15 +61,9 @@ class Cluster:
         self._limits = {**LIMITS, **(limits or {})}
         self._say: Callable[[str], None] = lambda _: None
         self._files = Folder(self.folder)
-        self._mark = uuid.uuid4().hex
-        self._tokens: dict[str, str] = {"management": str(uuid.uuid4())}
-        self._nodes: dict[str, Node] = {}
-        self._running: list[servers.Running] = []
         self._memory = Memory()
-        self._server: servers.ConsulAgent | None = None
-        self._server_runs: servers.Running | None = None
-        self._planner_runs: servers.Running | None = None
-        self._s3: Mapping[str, str] = {}
+        self._backbone = Backbone(self.folder)
+        self._nodes: dict[str, Node] = {}
 
     def __enter__(self) -> Self:
         self.up()
@@ -97,9 +86,10 @@ class Cluster:
         self._files.claim()
         try:
             self._record()
-            self._start_s3()
-            self._start_consul()
-            self._start_planner()
+            self._backbone.start_s3(self._say)
+            self._backbone.start_consul(self._environments, self._say)
+            self._record()
+            self._backbone.start_planner(self._limits)
             for number in range(1, self._wanted + 1):
                 self._add(f"n{number}")
             self._await_nodes(*self.nodes)
@@ -111,23 +101,20 @@ class Cluster:
 
     def down(self) -> None:
         """End everything, in order; fine when nothing runs. Logs and data stay in the folder."""
-        hydras = [n.running[0] for n in self._nodes.values() if n.running]
-        hydras += [self._planner_runs] if self._planner_runs else []
+        hydras = [*self._backbone.planner, *(r for n in self._nodes.values() for r in n.running[:1])]
         agents = [running for node in self._nodes.values() for running in node.running[1:]]
-        for group in (hydras, agents, [*self._running, *([self._server_runs] if self._server_runs else [])]):
+        for group in (hydras, agents, self._backbone.running):
             for running in group:
                 running.process.terminate()
             for running in group:
                 running.stop(END_S)
-        processes.kill_marked(MARK, self._mark)
+        processes.kill_marked(MARK, self._backbone.mark)
         self._memory.remove()
         self._files.release()
 
     def ended(self) -> list[servers.Running]:
         """What was started and does not run any more, without being asked to."""
-        nodes = [running for node in self._nodes.values() for running in node.running]
-        others = [running for running in (self._server_runs, self._planner_runs) if running]
-        return [running for running in (*self._running, *others, *nodes) if not running.alive]
+        return [running for running in self._running() if not running.alive]
 
     # --- what it is
 
@@ -149,13 +136,12 @@ class Cluster:
     @property
     def planner_root(self) -> Path:
         """The planner's HYDRA_ROOT."""
-        return self.folder / "planner" / "root"
+        return self._backbone.planner_root
 
     @property
     def server(self) -> servers.ConsulAgent:
         """The Consul server."""
-        assert self._server, "up() comes first"
-        return self._server
+        return self._backbone.server
 
     @property
     def ui(self) -> str:
@@ -169,12 +155,10 @@ class Cluster:
         `services` may register services; `management` may do everything; `node` is the Hydra of `node`.
         """
         if role == "node":
-            return {**self._s3, **self.node(node).environ()}
-        if role not in self._tokens:
-            raise Usage(f"no role {role!r}; there are node, {', '.join(sorted(self._tokens))}")
-        agent = self.node(node).agent if node else self.server
-        consul = {"CONSUL_HTTP_ADDR": agent.address, "CONSUL_HTTP_TOKEN": self._tokens[role]}
-        return {**self._s3, **consul}
+            return self.node(node).environ()
+        if role not in self._backbone.tokens:
+            raise Usage(f"no role {role!r}; there are node, {', '.join(sorted(self._backbone.tokens))}")
+        return self._backbone.env(role, self.node(node).agent if node else None)
 
     def kv(self, role: str = "management", node: str = "") -> ConsulKV:
         """A Consul client with a role's token."""
@@ -205,7 +189,7 @@ class Cluster:
     @property
     def planner_supervisor(self) -> Supervisor:
         """The XML-RPC interface `supervisor` of the planner."""
-        return supervisor_at(self.planner_root, "cluster", self._planner_runs)
+        return self._backbone.supervisor
 
     def add_service(self, node: str, name: str, command: Sequence[str], environ: Mapping[str, str]) -> None:
         """Run `command` as the program `name` under a node's supervisord: a service, not a part of Hydra."""
@@ -223,12 +207,11 @@ class Cluster:
 
     def stop_server(self, *, kill: bool = False) -> None:
         """Let Consul be away."""
-        assert self._server_runs, "up() comes first"
-        self._server_runs.kill() if kill else self._server_runs.stop()
+        self._backbone.stop_consul(kill=kill)
 
     def start_server(self) -> None:
         """Let Consul come back with its data."""
-        self._server_runs = self.server.start(program("consul"))
+        self._backbone.restart_consul()
         self._record()
 
     def snapshot(self) -> bytes:
@@ -241,74 +224,28 @@ class Cluster:
 
     # --- starting
 
-    def _marks(self) -> dict[str, str]:
-        return {MARK: self._mark}
-
-    def _start_s3(self) -> None:
-        if os.environ.get("AWS_ENDPOINT_URL"):
-            self._s3 = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-            self._say(f"S3: using {self._s3['AWS_ENDPOINT_URL']}")
-            return
-        server = servers.S3Server(self.folder / "s3", environ=self._marks())
-        server, running = servers.start_s3(server, program("versitygw"))
-        self._running.append(running)
-        self._s3 = server.environment()
-        self._say(f"S3: {server.endpoint}")
-
-    def _start_consul(self) -> None:
-        agent = servers.ConsulAgent(
-            PLANNER_NODE,
-            self.folder / "consul",
-            token=self._tokens["management"],
-            session_ttl_min=_SESSION_TTL_MIN,
-            config_files=(resources.path("consul", "server.hcl"),),
-            environ=self._marks(),
-        )
-        self._server, self._server_runs = servers.start_consul(agent, program("consul"))
-        self._tokens |= Access(self.kv()).roles()
-        meta = codec.encode(Meta(environments=tuple(sorted(self._environments))))
-        self.kv("operator").txn([Cas(keys.META, meta, 0)])
-        self._record()
-        self._say(f"Consul: http://{self._server.address}")
-
-    def _start_planner(self) -> None:
-        folder = self.folder / "planner"
-        self.planner_root.mkdir(parents=True)
-        config = folder / "node.toml"
-        config.write_text(as_toml(self._limits))
-        own = {
-            "PATH": path_of_programs(),
-            "HYDRA_ROOT": str(self.planner_root),
-            "HYDRA_NODE": PLANNER_NODE,
-            "HYDRA_CONFIG": str(config),
-        }
-        environ = {**self.env("planner"), **self._marks(), **own}
-        self._planner_runs = supervised("planner", folder, environ, "--planner")
-
     def _add(self, name: str) -> Node:
         if name in self._nodes:
             raise Usage(f"there is a node {name!r} already")
         node_token, agent_token = Access(self.kv()).node(name)
-        folder, mark = self.folder / "nodes" / name, f"{self._mark}/{name}"
-        marks = {**self._marks(), "HYDRA_DEV_NODE": mark}
+        folder, mark = self.folder / "nodes" / name, f"{self._backbone.mark}/{name}"
         agent = servers.ConsulAgent(
             name,
             folder / "agent",
             server=False,
             token=agent_token,
             join=(self.server.serf_address,),
-            session_ttl_min=_SESSION_TTL_MIN,
+            session_ttl_min=SESSION_TTL_MIN,
             config_files=(resources.path("consul", "agent.hcl"),),
-            environ=marks,
+            environ={**self._backbone.marks, NODE_MARK: mark},
         )
-        variables = {**self._s3, **self._marks(), "CONSUL_HTTP_TOKEN": node_token}
-        node = Node(name, folder, agent, mark, variables)
+        variables = {**self._backbone.s3, **self._backbone.marks, "CONSUL_HTTP_TOKEN": node_token}
+        node = self._nodes[name] = Node(name, folder, agent, mark, variables)
         node.prepare(as_toml(self._limits))
         if not self._memory.add(node.ram):
             self._say(f"node {name}: its RAM volume is on disk, since memory cannot be mounted here")
         self._record()  # before anything of it runs
         node.start()
-        self._nodes[name] = node
         self._record()
         self._say(f"node {name}: agent at http://{node.agent.address}")
         return node
@@ -325,9 +262,11 @@ class Cluster:
                 raise Temporary(f"after {READY_S:.0f} s there is no life in {', '.join(missing)}:\n{logs}")
             time.sleep(servers.POLL_S)
 
+    def _running(self) -> list[servers.Running]:
+        """All that was started."""
+        nodes = [running for node in self._nodes.values() for running in node.running]
+        return [*self._backbone.running, *self._backbone.planner, *nodes]
+
     def _record(self) -> None:
         """Note all processes and mounts for whoever has to end this cluster without us."""
-        nodes = [running for node in self._nodes.values() for running in node.running]
-        others = [running for running in (self._server_runs, self._planner_runs) if running]
-        known = [*self._running, *others, *nodes]
-        self._files.record(self._mark, self._memory.mounts, known)
+        self._files.record(self._backbone.mark, self._memory.mounts, self._running())

@@ -69,18 +69,19 @@ def up(context: Context, nodes: int, folder: Path, detach: bool) -> int:
 
     One Consul server with ACLs, a planner, an S3 server (unless AWS_ENDPOINT_URL names one), and for each
     node a Consul agent and a supervisord. DIR/env has what your shell needs; DIR/nodes/NODE/root is a node's
-    HYDRA_ROOT; programs of services go into DIR/nodes/NODE/services/*.conf. What an earlier cluster left in
-    DIR is removed. Times that are minutes on real machines are seconds here.
+    HYDRA_ROOT. Programs of services go into DIR/nodes/NODE/services/*.conf, followed by `supervisorctl -c
+    DIR/nodes/NODE/root/state/supervisord.conf update`. What an earlier cluster left in DIR is removed. Times
+    that are minutes on real machines are seconds here.
     """
     if detach:
         return _detached(context, nodes, folder)
     from hydra_cli.dev.cluster import Cluster
 
+    cluster = Cluster(folder, nodes=nodes)
     with _sigterm_interrupts():
-        cluster = Cluster(folder, nodes=nodes)
+        with _progress(context) as say:
+            cluster.up(say)
         try:
-            with _progress(context) as say:
-                cluster.up(say)
             text = f"In your shell: . {folder}/env   (the Consul UI asks for CONSUL_HTTP_TOKEN of it)"
             fields = {"folder": str(folder), "nodes": list(cluster.nodes), "ui": cluster.ui}
             context.screen.show(Said(text, fields))

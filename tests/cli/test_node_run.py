@@ -102,6 +102,21 @@ def test_second_start_keeps_what_reload_wrote_for_consul_template(environ: dict[
     assert files.template_instances.read_text() == "# two instances\n"
 
 
+def test_node_and_planner_may_not_share_a_root(environ: dict[str, str]) -> None:
+    """Each would wait for the other's turn for ever: there is one resync per root."""
+    node_run.prepare(own(environ), environ, "cluster")
+
+    with pytest.raises(Usage, match="root of a planner"):
+        node_run.prepare(own(environ), environ, "node")
+
+
+def test_planner_has_a_default_root_of_its_own(environ: dict[str, str]) -> None:
+    del environ["HYDRA_ROOT"]
+
+    assert "HYDRA_ROOT=/var/lib/hydra-planner\n" in run(environ, "--planner", "--print-unit").stdout
+    assert "HYDRA_ROOT=/var/lib/hydra\n" in run(environ, "--print-unit").stdout
+
+
 def test_socket_of_a_long_root_is_in_a_private_folder(environ: dict[str, str], tmp_path: Path) -> None:
     environ |= {"HYDRA_ROOT": str(tmp_path / ("x" * 90)), "XDG_RUNTIME_DIR": str(tmp_path)}
 

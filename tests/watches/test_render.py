@@ -96,7 +96,7 @@ def test_long_root_puts_the_socket_into_the_runtime_folder() -> None:
     assert len(bytes(one)) < 60
 
 
-def test_node_and_planner_share_a_root_without_sharing_a_file() -> None:
+def test_files_of_node_and_planner_have_different_names() -> None:
     node, planner = vars(files()), vars(files(scope="cluster"))
     own = {name for name in node if not name.startswith("template")}
 
