@@ -15,7 +15,7 @@ from handlers.adapters.service import Health
 from handlers.core import codec, keys
 from handlers.core.admission import Member
 from handlers.core.errors import Malformed
-from handlers.core.model import Instance, Instances, InstanceState, Ready, ServicePlan, States
+from handlers.core.model import Instance, Instances, InstanceState, Proven, Ready, States
 from handlers.core.names import InstanceKey, Service
 
 IN_SERVICE: Mapping[Health, bool | None] = {
@@ -49,26 +49,39 @@ class Census:
         self._dead_after_s, self._clock = dead_after_s, clock
         self._suspected: dict[str, float] = {}
 
-    def members(
+    def here(
         self,
         service: Service,
-        plan: ServicePlan,
-        here: Mapping[InstanceKey, Instance],
+        instances: Mapping[InstanceKey, Instance],
         states: Mapping[InstanceKey, InstanceState],
     ) -> dict[str, Member]:
-        """The instances of `service` by slot id; of this node those in `here` that have `states`."""
+        """Those of this node that have `states`, by slot id."""
         found: dict[str, Member] = {}
         listings: dict[str, list[Any]] = {}
-        for key, instance in here.items():
+        for key, instance in instances.items():
             if key.service == service and (state := states.get(key)) is not None:
                 health = self._health(instance, self._node, listings, state.state is Ready.READY)
                 # one that Consul does not know (yet, or any more) is not simply out of service
                 seen = None if health is Health.GONE else IN_SERVICE[health]
                 found[keys.slot_id(self._node, key)] = Member(self._node, seen, state.served)
-        for node in plan.nodes:
-            if node != self._node:
-                found.update(self._elsewhere(node, service, listings))
         return found
+
+    def elsewhere(self, service: Service) -> dict[str, Member]:
+        """Those of all other nodes, by slot id; raises `Malformed` when it is not known which these are."""
+        found: dict[str, Member] = {}
+        listings: dict[str, list[Any]] = {}
+        for node in self._nodes(service):
+            if node != self._node:
+                found.update(self._members(node, service, listings))
+        return found
+
+    def _nodes(self, service: Service) -> tuple[str, ...]:
+        """The nodes with instances of the service, as plan has counted them."""
+        key = keys.proven(service)
+        entry, _ = self._consul.get(key)
+        if entry is None:
+            raise Malformed(f"{key}: is missing, so nobody knows where the other instances are")
+        return codec.decode(Proven, entry.value, key).nodes
 
     def dead(self, nodes: Iterable[str]) -> frozenset[str]:
         """Those of `nodes` that have looked dead for long enough: no `alive`, or serfHealth critical."""
@@ -83,7 +96,7 @@ class Census:
                 self._suspected.pop(node, None)
         return frozenset(result)
 
-    def _elsewhere(
+    def _members(
         self, node: str, service: Service, listings: dict[str, list[Any]]
     ) -> Iterable[tuple[str, Member]]:
         states = self._document(States, keys.states(node))

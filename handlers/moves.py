@@ -7,7 +7,8 @@ Each step is one transaction that fails when this run lost its slot (`CheckSessi
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -27,6 +28,7 @@ from handlers.sight import Case, Sight
 from handlers.slots import SlotBook
 from handlers.statebook import StateBook
 
+LASTING_S = 0.9
 _MOVING = frozenset({Step.DRAIN, Step.FLIP, Step.RELOAD, Step.CONFIRM, Step.RETURN})
 
 
@@ -39,12 +41,20 @@ class Moves:
     """All instances of this node. `here` are those that exist now; set it for each round."""
 
     def __init__(
-        self, node: str, book: StateBook, slots: SlotBook, views: Views, census: Census, sight: Sight
+        self,
+        node: str,
+        book: StateBook,
+        slots: SlotBook,
+        views: Views,
+        census: Census,
+        sight: Sight,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.here: Mapping[InstanceKey, Instance] = {}
         self._node, self._book, self._slots = node, book, slots
         self._views, self._census, self._sight = views, census, sight
-        self._later: dict[InstanceKey, InstanceState] = {}
+        self._clock = clock
+        self._later: dict[InstanceKey, tuple[InstanceState, float]] = {}
 
     def step(self, case: Case) -> float | None:
         """Take an instance as far as it goes now.
@@ -59,23 +69,31 @@ class Moves:
             answer = advance(state, case.aim, facts, case.plan, case.frozen)
             answer = replace(answer, state=_dressed(answer.state, state, case.plan))
             if not self._perform(case, state, answer):
-                return self._sight.due(case, self._later.get(case.key, state), facts)
+                noted, _ = self._later.get(case.key, (state, 0.0))
+                return self._sight.due(case, noted, facts)
         return 0.0
 
     def note(self, key: InstanceKey, state: InstanceState) -> None:
-        """Write `state` at the end of the round: only what people see changed, the step did not."""
-        if state != self._book.instances.get(key):
-            self._later[key] = state
-        else:
+        """Write `state` at the end of a round: only what people see changed, the step did not."""
+        noted, _ = self._later.get(key, (None, 0.0))
+        if state == self._book.instances.get(key):
             self._later.pop(key, None)
+        elif noted is None or replace(state, since=noted.since) != noted:
+            self._later[key] = state, self._clock()
 
     def end_round(self) -> None:
-        """Write what was noted."""
-        changes = {key: state for key, state in self._later.items() if key in self._book.instances}
-        self._later.clear()
+        """Write what was noted; of instances on their way, only what has been so for a while."""
+        now, known = self._clock(), self._book.instances
+        changes = {
+            key: state
+            for key, (state, since) in self._later.items()
+            if key in known
+            and (now - since >= LASTING_S or not (is_moving(state) or state.step is Step.ADMIT))
+        }
         if changes:
-            moving = [key for key in changes if is_moving(self._book.instances[key])]
+            moving = [key for key in changes if is_moving(known[key])]
             self._book.commit(changes, [op for key in moving for op in self._slots.fence(key)])
+        self._later = {k: noted for k, noted in self._later.items() if k in known and k not in changes}
 
     def let_go(self, key: InstanceKey, instance: Instance, reason: str) -> None:
         """Nobody wants the move any more: the instance keeps what its view has, and its slot is free."""
@@ -139,9 +157,9 @@ class Moves:
         """Ask for a slot: the budget is counted anew; the transaction fails if it was changed meanwhile."""
         try:
             slots, index = self._slots.read(case.key.service)
+            answer, gone = self._admission(case, slots)
         except Malformed as e:
             return self._blocked(case, before, Reason.POLICY.say(error=e))
-        answer, gone = self._admission(case, slots)
         if isinstance(answer, Blocked):
             return self._blocked(case, before, answer.reason)
         stale = {slot for slot, entry in slots.out.items() if entry.node in gone}
@@ -154,14 +172,18 @@ class Moves:
 
     def _admission(self, case: Case, slots: Slots) -> tuple[Admit | Repair | Blocked, frozenset[str]]:
         """The answer, and the nodes that were found dead on the way to it."""
-        me = keys.slot_id(self._node, case.key)
-        members = self._census.members(case.key.service, case.plan, self.here, self._book.instances)
-        answer = admission(me, slots.out, members, (), case.plan.max_unavailable)
+        me, name, budget = keys.slot_id(self._node, case.key), case.key.service, case.plan.max_unavailable
+        members = self._census.here(name, self.here, self._book.instances)
+        if me in members and members[me].in_service is False:
+            # a repair depends on nobody else, and works while nothing can be learnt about the others
+            return admission(me, slots.out, members, (), budget), frozenset()
+        members |= self._census.elsewhere(name)
+        answer = admission(me, slots.out, members, (), budget)
         if not isinstance(answer, Blocked):
             return answer, frozenset()
         nodes = {e.node for e in slots.out.values()} | {m.node for m in members.values() if not m.in_service}
         gone = self._census.dead(nodes)
-        return admission(me, slots.out, members, gone, case.plan.max_unavailable), gone
+        return admission(me, slots.out, members, gone, budget), gone
 
     def _blocked(self, case: Case, before: InstanceState, reason: str) -> bool:
         self._sight.listen(case.instance)

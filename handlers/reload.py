@@ -28,7 +28,7 @@ from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Ste
 from handlers.core.names import InstanceKey, Service
 from handlers.core.reasons import Reason
 from handlers.core.rollout import Goal, goal, settled
-from handlers.feeds import Feeds
+from handlers.feeds import Feeds, Seen
 from handlers.home import Home
 from handlers.moves import Moves, is_moving
 from handlers.residents import Residents, ids
@@ -61,7 +61,7 @@ class ReloadRun:
         self._slots = SlotBook(ctx.kv, ctx.local, node, limits.slot_ttl_s)
         sight = Sight(node, views, services, self._feeds, self._wake, clock)
         census = Census(ctx.kv, services, node, limits.dead_after_s, clock)
-        self._moves = Moves(node, self._book, self._slots, views, census, sight)
+        self._moves = Moves(node, self._book, self._slots, views, census, sight, clock)
         templates = Templates(views, ctx.local, node)
         self._residents = Residents(self._home, self._book, views, templates, self._cache, self._moves)
         self._loaded = self._held = False
@@ -196,8 +196,9 @@ class ReloadRun:
         if not is_moving(state) and settled(state, self._aim(state, plan, Verdicts())):
             return Verdicts(), 0
         key = keys.verdicts(name)
-        self._hear(key)
-        entry, _ = self._kv.get(key)
+        heard = self._hear(key)
+        # an old answer does no harm: the transactions that depend on it check its index
+        entry = heard.value if heard.known else self._kv.get(key)[0]
         return (codec.decode(Verdicts, entry.value, key), entry.index) if entry else (Verdicts(), 0)
 
     def _listen(self) -> None:
@@ -207,5 +208,5 @@ class ReloadRun:
         for name in {key.service for key, state in self._book.instances.items() if state.step is Step.ADMIT}:
             self._hear(keys.slots(name))
 
-    def _hear(self, key: str) -> None:
-        self._feeds.see(key, lambda after, wait_s: self._kv.get(key, after=after, wait_s=wait_s))
+    def _hear(self, key: str) -> Seen:
+        return self._feeds.see(key, lambda after, wait_s: self._kv.get(key, after=after, wait_s=wait_s))

@@ -1,8 +1,7 @@
-"""A service for tests, which reads its view and knows nothing of Hydra: `python tiny_service.py PORT [MODE]`.
+"""A service for tests, which reads its view and knows nothing of Hydra: `tiny_service.py PORT [refuse]`.
 
-GET /health: 200 while its state file says ready and it has loaded something. POST /reload and SIGHUP: load
-the view again. GET /info: what it has loaded. MODE `refuse`: reloads fail; `broken`: it is not healthy while
-there is a file `broken` in its view.
+GET /health: 200 while its state file says ready and it has loaded something, other than what a file `broken`
+in its view names. POST /reload, SIGHUP: load the view again; with `refuse` it fails. GET /info: what it has.
 """
 
 from __future__ import annotations
@@ -36,7 +35,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, json.dumps({"release": loaded["places"], "all": {"by": loaded}}))
             return
         ready = (VIEW / "state").read_text() == "ready" if (VIEW / "state").exists() else False
-        well = ready and loaded["places"] and not (MODE == "broken" and (VIEW / "broken").exists())
+        broken = (VIEW / "broken").read_text() if (VIEW / "broken").exists() else None
+        well = ready and loaded["places"] not in (None, broken)
         self.answer(200 if well else 503, "well" if well else "not now")
 
     def do_POST(self) -> None:

@@ -215,14 +215,14 @@ class Node:
             service=S, id=instance_id, incarnation=incarnation, consul_name="api", health=health
         )
         self.replicas[key] = Replica(self, key)
-        self._discovered()
+        self.discovered()
         return key
 
     def deregister(self, key: InstanceKey) -> None:
         del self.instances[key], self.replicas[key]
-        self._discovered()
+        self.discovered()
 
-    def _discovered(self) -> None:
+    def discovered(self) -> None:
         raw = codec.encode(Instances(instances=self.instances))
         self.local.write("instances", raw)
         self.fleet.put(keys.instances(self.name), raw)

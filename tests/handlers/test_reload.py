@@ -236,10 +236,9 @@ def test_frozen_instances_stay_until_they_end(fleet: Fleet) -> None:
 def test_a_new_registration_of_a_running_instance_drains_nobody(fleet: Fleet) -> None:
     """An agent that lost its data registers everything anew: all incarnations change at once."""
     node = started(fleet, n1=("a", "b")).nodes["n1"]
-    replicas = dict(node.replicas)
-    for instance_id in ("a", "b"):
-        node.register(instance_id, incarnation="2")
-    node.replicas.update(replicas)
+    for key, instance in node.instances.items():
+        node.instances[key] = replace(instance, incarnation="2")
+    node.discovered()
 
     fleet.run()
 
