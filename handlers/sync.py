@@ -54,7 +54,7 @@ class Sync:
         self._volumes = Volumes(ctx.settings.root, ctx.settings.volumes)
         self._bodies = Bodies(ctx.kv, ctx.local, objects)
         self._ledger = Ledger(ctx.local, self._limits.retry_s)
-        self._survey = Survey(ctx.node, self._volumes, self._bodies, self._ledger, self._limits, clock)
+        self._survey = Survey(self._volumes, self._bodies, self._ledger, self._limits, clock)
         self._progress = ProgressReport(ctx.kv, ctx.node, self._volumes, clock)
         self._desired: Desired | None = None
         self._entry: Entry | None = None

@@ -25,7 +25,6 @@ class Survey:
 
     def __init__(
         self,
-        node: str,
         volumes: Volumes,
         bodies: Bodies,
         ledger: Ledger,
@@ -33,7 +32,7 @@ class Survey:
         clock: Callable[[], float] = time.time,
         proc: Path = Path("/proc"),
     ) -> None:
-        self._node, self._volumes, self._bodies, self._ledger = node, volumes, bodies, ledger
+        self._volumes, self._bodies, self._ledger = volumes, bodies, ledger
         self._limits, self._clock, self._proc = limits, clock, proc
         self._policy = Policy(limits.unused_grace_s, limits.idle_grace_s, limits.brake_share)
         self._needs: dict[Piece, Space] = {}
@@ -64,7 +63,7 @@ class Survey:
             running={release: transfer.places for release, transfer in running.items()},
             used=used,
             undesired_since=undesired,
-            local=_local_channels(desired, self._node),
+            local=_local_channels(desired),
         )
 
     def in_use(self, release: ReleaseId) -> str:
@@ -139,10 +138,8 @@ class Survey:
         return used, ""
 
 
-def _local_channels(desired: Desired, node: str) -> frozenset[Channel]:
+def _local_channels(desired: Desired) -> frozenset[Channel]:
+    """What services with instances on this node read: plan names no others."""
     return frozenset(
-        alias.channel
-        for service in desired.services.values()
-        if node in service.nodes or not service.nodes
-        for alias in service.aliases.values()
+        alias.channel for service in desired.services.values() for alias in service.aliases.values()
     )

@@ -160,9 +160,7 @@ def _ledger(world: World, homes: list[Home], now: datetime) -> tuple[Ledger, lis
         proven[name] = proven_versions(
             world, facts, subscription.channels, uncordoned.get(name), name not in unsure
         )
-        plans[name], found = service_plan(
-            world, facts, subscription, proven[name], before, tuple(sorted(nodes.get(name, ()))), now
-        )
+        plans[name], found = service_plan(world, facts, subscription, proven[name], before, now)
         alarms += found
     first = {r: hold for home in homes for r, hold in home.previous.releases.items() if hold.digest}
     named = {service: tuple(sorted(names)) for service, names in nodes.items()}

@@ -145,7 +145,6 @@ def service_plan(
     subscription: Subscription,
     proven: Mapping[Channel, tuple[Version, ...]],
     last: ServicePlan | None,
-    nodes: tuple[str, ...],
     now: datetime,
 ) -> tuple[ServicePlan, list[Alarm]]:
     """All that nodes must know of one service; `last` is what they know already."""
@@ -181,7 +180,6 @@ def service_plan(
         ram=subscription.ram,
         paused=control.paused,
         retry=control.retry,
-        nodes=nodes,
     ), alarms
 
 

@@ -176,8 +176,8 @@ class TestTargets:
         cluster.run()
         assert cluster.alias("n1").start == v(1)
         assert cluster.alias("n1", service=ROUTE).start == v(2)
-        assert cluster.desired("n1").services[COMPLETE].nodes == ("n1", "n2", "n3")
-        assert cluster.desired("n1").services[ROUTE].nodes == ("n1",)
+        assert cluster.world().services[COMPLETE].proven.nodes == ("n1", "n2", "n3")
+        assert cluster.world().services[ROUTE].proven.nodes == ("n1",)
 
 
 class TestHeldOff:
@@ -499,7 +499,7 @@ class TestHolding:
         cluster.run()
         assert cluster.held("n3") == set()
         assert cluster.held("n4") == {rid(1), rid(2)}
-        assert cluster.desired("n1").services[COMPLETE].nodes == ("n1", "n2", "n4")
+        assert cluster.world().services[COMPLETE].proven.nodes == ("n1", "n2", "n4")
 
     def test_cordoned_node_takes_nothing_new_and_moves_nothing(self, cluster: Cluster) -> None:
         cluster.cordon("n1")
@@ -532,7 +532,7 @@ class TestHolding:
         cluster.node(name, COMPLETE)
         cluster.run()
         assert cluster.desired(name).node == name
-        assert name in cluster.desired("n1").services[COMPLETE].nodes
+        assert name in cluster.world().services[COMPLETE].proven.nodes
 
     def test_fields_of_a_newer_planner_stay(self, cluster: Cluster) -> None:
         cluster.run()

@@ -161,9 +161,7 @@ class Node:
         local: Iterable[Channel] = (PLACES,),
     ) -> Desired:
         """Write `desired`; `local` channels are read by services with instances here."""
-        plan = ServicePlan(
-            aliases={f"alias{n}": AliasPlan(channel=c) for n, c in enumerate(local)}, nodes=(self.name,)
-        )
+        plan = ServicePlan(aliases={f"alias{n}": AliasPlan(channel=c) for n, c in enumerate(local)})
         desired = Desired(
             node=node or self.name,
             generation=generation,

@@ -105,8 +105,7 @@ class AliasPlan(Part):
 class ServicePlan(Part):
     """All that a node must know to move its instances of one service.
 
-    `nodes` are the real names of all nodes with instances of the service; `instances` counts them all.
-    `retry` are verdict ids that an operator has overruled.
+    `retry` are verdict ids that an operator has overruled. Where the other instances are is in `proven/<s>`.
     """
 
     aliases: Mapping[str, AliasPlan]
@@ -119,7 +118,6 @@ class ServicePlan(Part):
     ram: str = "via-disk"
     paused: bool = False
     retry: tuple[str, ...] = ()
-    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
