@@ -13,6 +13,7 @@ import click
 from handlers.adapters.ports import KV
 from handlers.core.errors import EXIT_PENDING, HydraError, SourceNotReady, Usage
 from handlers.core.model import Dataset, Release
+from handlers.core.names import Channel
 from handlers.core.version import Version
 from hydra_cli import data_template
 from hydra_cli.change import require_environment
@@ -132,11 +133,9 @@ def publish(
     published already changes nothing. With --dry-run -o json the output has the transaction as Consul's
     /v1/txn takes it.
     """
-    if release and named:
-        raise Usage("give --release (with --env and -n) or --channel, not both")
     if wait and dry_run:
         raise Usage("--dry-run publishes nothing that --wait could wait for")
-    channel = context.channel(named) if named else channel_of(context.env, context.namespace, release)
+    channel = _channel(context, named, release)
     wanted = Wanted(channel, data_template.load(template), version, note, dict(labels))
     kv, objects = context.kv(channel.env), context.objects(channel.env)
     require_environment(kv, channel.env)
@@ -148,14 +147,20 @@ def publish(
         return EXIT_PENDING if planned and detailed_exitcode else 0
     result, prepared = announce(kv, objects, wanted, prepared)
     done = _message(prepared, result)
-    if result == "unchanged" and prepared.before.head != prepared.header.version:
-        name = f"{channel} {prepared.header.version}"
-        again = f"`hydra channel set-head {name}` announces it again"
-        context.screen.note(f"the head is {prepared.before.head or 'missing'}, not this release; {again}")
+    if done.result == "unchanged" and done.before != done.header.version:
+        again = f"`hydra channel set-head {channel} {done.header.version}` announces it again"
+        context.screen.note(f"the head is {done.before or 'missing'}, not this release; {again}")
     if not wait:
         context.screen.show(done)
         return 0
     return see_taken_over(context, kv, done, timeout)
+
+
+def _channel(context: Context, named: str, release: str) -> Channel:
+    """The channel, by its whole name or by environment, namespace and release name."""
+    if named and release:
+        raise Usage("give --release (with --env and -n) or --channel, not both")
+    return context.channel(named) if named else channel_of(context.env, context.namespace, release)
 
 
 def until_ready(context: Context, attempt: Callable[[], Prepared], wait_s: float) -> Prepared:

@@ -107,7 +107,7 @@ def draft(context: Context, channel: Channel, header: Release, manifest: Manifes
     inline = _ops(context, channel, header, raw, before)
     if sum(op_bytes(op) for op in inline) <= MAX_TXN_BYTES:
         return Draft(header, inline)
-    place = _object(channel, header, ref.digest)
+    place = list_place(header, ref.digest)
     header = replace(header, manifest=replace(ref, object=str(place)))
     elsewhere = codec.encode(ManifestElsewhere(object=str(place), digest=ref.digest, bytes=ref.bytes))
     ops = _ops(context, channel, header, elsewhere, before)
@@ -186,13 +186,14 @@ def _ops(context: Context, channel: Channel, header: Release, manifest: bytes, b
     return [*ops, entry]
 
 
-def _object(channel: Channel, header: Release, digest: str) -> Source:
-    first = Source.parse(header.datasets[min(header.datasets)].source)
+def list_place(header: Release, digest: str) -> Source:
+    """Where a list of files lies that does not fit into the transaction: beside the first dataset's data."""
     dataset = header.datasets[min(header.datasets)]
+    first = Source.parse(dataset.source)
     before = first.key.partition(dataset.version)[0]
     folder = before[: before.rfind("/") + 1]
     name = f"{header.version}-{digest.removeprefix('sha256:')[:16]}.json"
-    return Source(first.bucket, f"{folder}.hydra/manifests/{channel}/{name}")
+    return Source(first.bucket, f"{folder}.hydra/manifests/{header.channel}/{name}")
 
 
 def _readable(head: Entry | None) -> Version | None:

@@ -15,6 +15,7 @@ from handlers.core import codec, keys
 from handlers.core import model as m
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.version import ReleaseId, Version
+from hydra_cli.publish_release import list_place
 from watches import registry
 
 README = resources.path("consul", "README.md")
@@ -75,7 +76,7 @@ EXAMPLES: Mapping[str, m.Doc] = {
     "releases/<c>/<version>": RELEASE,
     "manifests/<c>/<version>": MANIFEST,
     "manifests/<c>/<version>, when it is too large for the KV": m.ManifestElsewhere(
-        object=f"{SOURCE}/hydra-manifest.json", digest=codec.digest(_LIST), bytes=len(_LIST)
+        object=str(list_place(RELEASE, codec.digest(_LIST))), digest=codec.digest(_LIST), bytes=len(_LIST)
     ),
     "services/<s>/subscription": m.Subscription(
         channels={"places": CHANNEL},
