@@ -15,6 +15,7 @@ from handlers.adapters.volume import PARTS
 from handlers.core.errors import HydraError, Timeout
 from handlers.core.names import Channel
 from hydra_cli.dev.demo.world import bytes_of
+from hydra_cli.dev.processes import Process, find
 
 LOOK_S = 0.002  # the download of the demo takes about a second
 
@@ -38,18 +39,21 @@ class Hit:
 
 
 def kill_download(root: Path, channel: Channel, version: str, least_files: int, limit_s: float) -> Hit:
-    """Kill -9 whoever writes the release into staging, once some files of it are finished and others are not.
+    """Kill -9 whoever downloads the release, once some files of it are finished and others are not.
 
     Raises `HydraError` when the download was over before it could be hit, `Timeout` when it never began.
     """
     until = time.monotonic() + limit_s
     staging = tuple(volume / "staging" / channel / version for volume in (root / "volumes").iterdir())
+    writer = None
     while time.monotonic() < until:
-        if len(_finished(root, channel, version)) >= least_files and (pids := _writers(staging)):
-            program = _command(pids[0])
-            os.kill(pids[0], signal.SIGKILL)
+        # the search takes a while, so it comes first: then the file that is waited for is noticed at once
+        writer = writer if writer and writer.alive else _writer(staging)
+        if writer and len(_finished(root, channel, version)) >= least_files:
+            program = _command(writer.pid)
+            writer.send(signal.SIGKILL)
             finished = _finished(root, channel, version)
-            return Hit(pids[0], program, bytes_of(root, channel, version), finished)
+            return Hit(writer.pid, program, bytes_of(root, channel, version), finished)
         if (root / "releases" / channel / version).exists():
             raise HydraError(f"the download of {version} was over before it could be killed")
         time.sleep(LOOK_S)
@@ -57,15 +61,17 @@ def kill_download(root: Path, channel: Channel, version: str, least_files: int, 
 
 
 def _finished(root: Path, channel: Channel, version: str) -> dict[int, int]:
-    """The files of the release that are whole in staging: inode and size."""
-    files = data_files(root, channel, version, "staging").items()
-    return {status.st_ino: status.st_size for path, status in files if PARTS not in path.parts}
+    """The whole files of the release on the node, public or not yet: inode and size."""
+    staged = data_files(root, channel, version, "staging").items()
+    whole = [status for path, status in staged if PARTS not in path.parts]
+    whole += data_files(root, channel, version, "data").values()
+    return {status.st_ino: status.st_size for status in whole}
 
 
-def _writers(folders: Collection[Path]) -> list[int]:
-    """The processes that have a file below one of the folders open."""
+def _writer(folders: Collection[Path]) -> Process | None:
+    """The process that has a file below one of the folders open."""
     wanted = tuple(f"{folder}/" for folder in folders)
-    return [pid for pid, path in _open_files() if path.startswith(wanted)]
+    return next((find(pid) for pid, path in _open_files() if path.startswith(wanted)), None)
 
 
 def _command(pid: int) -> str:
