@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
 
 from handlers.core import codec, keys, model
-from handlers.core.names import Channel
+from handlers.core.names import Channel, Service
 from tests.core.worlds import COMPLETE, NOW, PLACES, ROUTE, STREETS, Cluster, rid, texts, v
 
 
@@ -716,3 +717,32 @@ class TestWorldsThatAreWrong:
         for name in made.changed:
             raw = cluster[keys.desired(name)]
             assert codec.encode(codec.decode(model.Desired, raw, name)) == raw
+
+
+def test_a_thousand_nodes_take_less_than_a_second_of_cpu() -> None:
+    """Reading, deciding and writing for three services on each of them: about 0.3 s on an idle machine."""
+    channels = [Channel(f"prod/search/channel-{number}") for number in range(20)]
+    services = [Service(f"prod/search/service-{number}") for number in range(20)]
+    cluster = Cluster()
+    for service, channel in zip(services, channels, strict=True):
+        for number in range(1, 6):
+            cluster.publish(number, channel)
+        cluster.subscribe(service, data=channel)
+    for number in range(1000):
+        here = [services[(number + step) % 20] for step in range(3)]
+        cluster.node(f"node-{number}", *here, replicas=2)
+        for service in here:
+            cluster.runs(f"node-{number}", service, data=5)
+    cluster.run()
+    for channel in channels:
+        cluster.publish(6, channel)
+
+    began = time.process_time()
+    made = cluster.plan()
+    shared: codec.Shared = {}
+    size = sum(len(codec.encode(made.desired[name], shared)) for name in made.changed)
+    took_s = time.process_time() - began
+
+    assert len(made.changed) == 1000
+    assert size < 5_000_000
+    assert took_s < 1.0
