@@ -27,11 +27,17 @@ class Case:
     """All that decides about one alias of one service; `last` is what was planned before for this channel."""
 
     service: ServiceFacts
+    reload: str
     alias: str
     channel: ChannelFacts
     proven: tuple[Version, ...]
     last: AliasPlan | None
     now: datetime
+
+    @property
+    def frozen(self) -> bool:
+        """New instances are the only ones that ever take a release over, so they begin with the target."""
+        return self.reload == "frozen"
 
     def barred(self, version: Version) -> str:
         """Why nobody may run or move to this release; empty = somebody may."""
@@ -68,7 +74,7 @@ def alias_plan(case: Case) -> tuple[AliasPlan, list[Alarm]]:
     if target is not None:
         held = _halted(case, target, last)
     start = target
-    if target not in case.proven:
+    if target not in case.proven and not case.frozen:
         before = last.start if problem and last.start and not case.barred(last.start) else None
         start = case.newest(case.proven) or target or before
     return AliasPlan(channel=case.channel.name, target=target, start=start, held=held), alarms
@@ -163,7 +169,13 @@ def service_plan(
             alarms.append(alarm)
             continue
         case = Case(
-            service=facts, alias=alias, channel=channel, proven=proven.get(name, ()), last=before, now=now
+            service=facts,
+            reload=subscription.reload,
+            alias=alias,
+            channel=channel,
+            proven=proven.get(name, ()),
+            last=before,
+            now=now,
         )
         aliases[alias], found = alias_plan(case)
         alarms += found

@@ -70,6 +70,12 @@ class TestTargets:
         cluster.node("n1", COMPLETE)
         assert table(cluster) == (v(1), v(1), "")
 
+    def test_new_instances_of_a_frozen_service_begin_with_the_target(self, cluster: Cluster) -> None:
+        """Nobody else would ever run it, so it could never be proven."""
+        frozen = model.Subscription(channels={"places": PLACES}, reload="frozen")
+        cluster.put(keys.subscription(COMPLETE), frozen)
+        assert table(cluster) == (v(2), v(2), "")
+
     def test_channel_without_releases_gives_no_target_and_no_alarm(self) -> None:
         cluster = Cluster()
         cluster.settings()
