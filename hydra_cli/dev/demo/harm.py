@@ -14,7 +14,7 @@ from pathlib import Path
 from handlers.adapters.volume import PARTS
 from handlers.core.errors import HydraError, Timeout
 from handlers.core.names import Channel
-from hydra_cli.dev.demo.world import bytes_of
+from hydra_cli.dev.demo.sight import bytes_of
 from hydra_cli.dev.processes import Process, find
 
 LOOK_S = 0.002  # the download of the demo takes about a second

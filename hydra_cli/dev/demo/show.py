@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 FRAMES_PER_S = 5
+NOTES = 6  # of the present scene, so that the picture fits a small terminal
+COLOURS = ("blue", "magenta", "cyan")  # of the releases, in the order of their publishing
 
 
 class Show(Protocol):
@@ -133,7 +135,7 @@ def _told(scene: _Scene, *, over: bool) -> Text:
     text.append("✓ " if over else "▶ ", style="green" if over else "cyan")
     text.append(safe(scene.title), style="bold")
     text.append(f"  {time.monotonic() - scene.begin:.1f} s", style="dim")
-    for note in scene.notes:
+    for note in scene.notes if over else scene.notes[-NOTES:]:
         text.append(f"\n    {safe(note)}", style="cyan" if note.startswith("$") else "dim" if over else "")
     return text
 
@@ -150,7 +152,7 @@ def _replicas(world: World, seen: Seen) -> RenderableType:
             "[green]in service[/]" if replica.id in passing else "[yellow]out[/]",
             f"[{'green' if word == Ready.READY else 'yellow'}]{word}[/]",
             "" if state is None or state.step is Step.IDLE else str(state.step),
-            serves.get(replica.id, "-"),
+            _version(serves.get(replica.id, ""), seen),
         )
     return table
 
@@ -160,9 +162,18 @@ def _nodes(world: World, seen: Seen) -> RenderableType:
     for node in world.roots:
         actual = seen.actual.get(node)
         releases = sorted(actual.releases.items()) if actual else []
-        words = [f"{_mark(status.state)} {release.version}" for release, status in releases]
+        words = [f"{_mark(status.state)} {_version(release.version, seen)}" for release, status in releases]
         table.add_row(node, "   ".join(words) or "-")
     return table
+
+
+def _version(version: str, seen: Seen) -> str:
+    """A version in the colour of its release."""
+    from rich.markup import escape
+
+    if version not in seen.heads:
+        return escape(version) or "-"
+    return f"[{COLOURS[list(seen.heads).index(version) % len(COLOURS)]}]{version}[/]"
 
 
 def _mark(state: State) -> str:

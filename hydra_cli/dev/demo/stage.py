@@ -18,7 +18,8 @@ from hydra_cli.dev.demo.builder import Gazetteer
 from hydra_cli.dev.demo.crowd import Crowd
 from hydra_cli.dev.demo.editions import EDITIONS, Edition
 from hydra_cli.dev.demo.figures import Request
-from hydra_cli.dev.demo.world import Replica, World
+from hydra_cli.dev.demo.sight import Replica
+from hydra_cli.dev.demo.world import World
 from hydra_cli.dev.ports import free_port
 
 SERVICE_PROGRAM = Path(__file__).with_name("completion.py")
@@ -70,6 +71,11 @@ SUBSCRIPTION = (
     "--drain-time",
     f"{DRAIN_S}s",
 )
+
+
+def _foreign_to_consul() -> dict[str, str]:
+    """Our environment without what leads to another Consul than the demo's own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CONSUL_")}
 
 
 def check_extras() -> None:
@@ -144,7 +150,7 @@ class Stage:
         """Run a `hydra` command as a person would; what it said, which is in the error when it fails."""
         answer = subprocess.run(
             [sys.executable, "-I", "-m", "hydra_cli.main", *words],
-            env={**os.environ, **self._cluster.env("developer")},
+            env={**_foreign_to_consul(), **self._cluster.env("developer")},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -31,22 +31,13 @@ from handlers.core.model import (
 )
 from handlers.core.names import Channel, Service
 from hydra_cli.dev.demo.figures import Mark
+from hydra_cli.dev.demo.sight import Eye, Replica, bytes_of
 
 WAIT_S = 2.0  # of one blocking query, so that threads end soon after the demo
 AWAY_S = 0.2
 LOOK_AGAIN_S = 0.25  # for conditions on more than what the threads see
 GLANCE_S = 0.01  # between two looks at the views; the times themselves come from the files
 D = TypeVar("D", bound=Doc)
-
-
-@dataclass(frozen=True)
-class Replica:
-    """One replica of the demo's service: where it runs, what it reads, where it answers."""
-
-    id: str
-    node: str
-    view: Path
-    port: int
 
 
 @dataclass
@@ -72,6 +63,17 @@ class Seen:
             else ()
         )
         return next(iter(found), None)
+
+    def troubles(self) -> list[str]:
+        """What nodes complain about: the reasons of failed releases, of instances, and alarms."""
+        said = [f"{node}: {alarm}" for node, actual in self.actual.items() for alarm in actual.alarms]
+        for node, actual in self.actual.items():
+            said += [
+                f"{node}: {r}: {s.reason}" for r, s in actual.releases.items() if s.state is State.FAILED
+            ]
+        for states in self.states.values():
+            said += [f"{state.id}: {state.reason}" for state in states.instances.values() if state.reason]
+        return said
 
     def status(self, node: str, channel: Channel, version: str) -> ReleaseStatus | None:
         """How far a node is with a release."""
@@ -119,13 +121,15 @@ class World:
             thread.join(WAIT_S * 2)
 
     def wait(self, what: str, condition: Callable[[], object], limit_s: float) -> None:
-        """Return as soon as `condition` is true; raises `Timeout` that says `what` never came."""
+        """Return as soon as `condition` is true; raises `Timeout` with what the nodes complain of."""
         until = time.monotonic() + limit_s
         with self._changed:
             while not condition():
                 left_s = until - time.monotonic()
                 if left_s <= 0:
-                    raise Timeout(f"{limit_s:.0f} s are over, still waiting: {what}")
+                    raise Timeout(
+                        "; ".join([f"after {limit_s:.0f} s still not: {what}", *self.seen.troubles()])
+                    )
                 self._changed.wait(min(left_s, LOOK_AGAIN_S))
 
     def take_traffic(self, report: dict[str, Any]) -> None:
@@ -206,7 +210,7 @@ class World:
                     self.seen.rejected.setdefault(version, now)
 
     def _watch_files(self) -> None:
-        eyes = [_Eye(replica) for replica in self.replicas]
+        eyes = [Eye(replica) for replica in self.replicas]
         while not self._end.wait(GLANCE_S):
             marks = [mark for eye in eyes for mark in eye.look()]
             first = self._first_bytes()
@@ -228,37 +232,6 @@ class World:
         ]
 
 
-def bytes_of(root: Path, channel: Channel, version: str) -> int:
-    """Bytes that a node has on its volumes of one release, finished or not."""
-    total = 0
-    for volume in _folders(root / "volumes"):
-        for stage in ("staging", "data"):
-            total += sum(_allocated(path) for path in _files(volume / stage / channel / version))
-    return total
-
-
-def _folders(path: Path) -> list[Path]:
-    try:
-        return [entry for entry in path.iterdir() if entry.is_dir()]
-    except OSError:
-        return []
-
-
-def _files(path: Path) -> list[Path]:
-    try:
-        return [entry for entry in path.rglob("*") if not entry.is_dir()]
-    except OSError:
-        return []  # renamed away while we looked: the next look finds it where it is now
-
-
-def _allocated(path: Path) -> int:
-    try:
-        status = path.stat()
-    except OSError:
-        return 0
-    return min(status.st_size, status.st_blocks * 512)  # room that is only reserved holds no byte yet
-
-
 def _documents(kind: type[D], entries: Mapping[str, Entry]) -> list[D]:
     """What parses; a document that does not is the business of the handlers' alarms, not of a spectator."""
     found = []
@@ -268,33 +241,3 @@ def _documents(kind: type[D], entries: Mapping[str, Entry]) -> list[D]:
         except Malformed:
             continue
     return found
-
-
-class _Eye:
-    """Looks at one view, and says what is new since the last look."""
-
-    def __init__(self, replica: Replica) -> None:
-        self._replica = replica
-        self._flipped_ns = 0
-        self._written_ns = 0
-        self._word = ""
-
-    def look(self) -> list[Mark]:
-        """The flips and words since the last look, with the times that the file system has for them."""
-        marks = []
-        try:
-            flipped_ns = (self._replica.view / "..data").lstat().st_ctime_ns
-            if flipped_ns != self._flipped_ns:
-                self._flipped_ns = flipped_ns
-                marks.append(Mark(flipped_ns / 1e9, self._replica.id, "flip"))
-            state = self._replica.view / "state"
-            written_ns = state.stat().st_mtime_ns
-            if written_ns != self._written_ns:
-                word = state.read_text().strip()
-                self._written_ns = written_ns
-                if word != self._word:
-                    self._word = word
-                    marks.append(Mark(written_ns / 1e9, self._replica.id, word))
-        except OSError:
-            return marks  # not there yet, or between two files: the next look sees it
-        return marks
