@@ -177,13 +177,19 @@ class Moves:
         if me in members and members[me].in_service is False:
             # a repair depends on nobody else, and works while nothing can be learnt about the others
             return admission(me, slots.out, members, (), budget), frozenset()
-        members |= self._census.elsewhere(name)
         answer = admission(me, slots.out, members, (), budget)
+        if not isinstance(answer, Blocked):
+            # asked last: with many nodes it is by far the most expensive
+            members |= self._census.elsewhere(name)
+            answer = admission(me, slots.out, members, (), budget)
         if not isinstance(answer, Blocked):
             return answer, frozenset()
         nodes = {e.node for e in slots.out.values()} | {m.node for m in members.values() if not m.in_service}
         gone = self._census.dead(nodes)
-        return admission(me, slots.out, members, gone, budget), gone
+        if gone:
+            members |= self._census.elsewhere(name)
+            answer = admission(me, slots.out, members, gone, budget)
+        return answer, gone
 
     def _blocked(self, case: Case, before: InstanceState, reason: str) -> bool:
         self._sight.listen(case.instance)

@@ -23,7 +23,7 @@ from handlers.cache import Cache
 from handlers.census import Census
 from handlers.context import Context
 from handlers.core import codec, keys, policy
-from handlers.core.errors import Conflict, Malformed, Temporary, Usage
+from handlers.core.errors import Conflict, HydraError, Malformed, Temporary
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Step, Verdicts
 from handlers.core.names import InstanceKey, Service
 from handlers.core.reasons import Reason
@@ -39,6 +39,7 @@ from handlers.statebook import StateBook
 PATIENCE_S = 20.0  # with Consul away, before the run ends; resync starts the next
 RACES = 50  # conflicts in a row that are more than bad luck
 AGAIN_S = 0.5  # between rounds while Consul is away
+STUCK_S = 2.0  # before an instance in the middle of a move is tried again after an error that will not pass
 
 
 def run(ctx: Context) -> str:
@@ -162,22 +163,28 @@ class ReloadRun:
                 self._moves.note(key, replace(state, reason=Reason.NO_PLAN.say()))
             return None
         try:
-            understood = policy.parse(plan)
-            verdicts, index = self._verdicts(key.service, state, plan)
-        except Usage as e:
+            return self._moves.step(self._case(key, instance, state, plan))
+        except (Conflict, Temporary):
+            raise
+        except HydraError as e:
+            # one service that is set up wrongly must not stop the others
+            if not state.reason.endswith(str(e)):
+                log.warning("reload", "cannot go on", instance=key, error=e)
             self._moves.note(key, replace(state, reason=Reason.POLICY.say(error=e)))
-            return 1.0 if is_moving(state) else None
-        return self._moves.step(
-            Case(
-                key=key,
-                instance=instance,
-                plan=plan,
-                policy=understood,
-                aim=self._aim(state, plan, verdicts),
-                frozen=isinstance(understood.reload, policy.Frozen),
-                verdicts=verdicts,
-                verdicts_index=index,
-            )
+            return STUCK_S if is_moving(state) else None
+
+    def _case(self, key: InstanceKey, instance: Instance, state: InstanceState, plan: ServicePlan) -> Case:
+        understood = policy.parse(plan)
+        verdicts, index = self._verdicts(key.service, state, plan)
+        return Case(
+            key=key,
+            instance=instance,
+            plan=plan,
+            policy=understood,
+            aim=self._aim(state, plan, verdicts),
+            frozen=isinstance(understood.reload, policy.Frozen),
+            verdicts=verdicts,
+            verdicts_index=index,
         )
 
     def _aim(self, state: InstanceState, plan: ServicePlan, verdicts: Verdicts) -> Goal:

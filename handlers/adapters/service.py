@@ -146,9 +146,11 @@ class Services:
 
 
 def _in_consul(instance: Instance, node: str, rows: list[Any]) -> Health:
-    """Ids are unique on one agent only; the agent may know the node under another name than Hydra."""
+    """Ids are unique on one agent only, and the agent may know the node under another name than Hydra."""
     same = [row for row in rows if row["Service"]["ID"] == instance.id]
-    own = [row for row in same if row["Node"]["Node"] == node] or (same if len(same) == 1 else [])
+    own = [row for row in same if row["Node"]["Node"] == node]
+    own = own or [row for row in same if str(row["Service"].get("CreateIndex")) == instance.incarnation]
+    own = own or (same if len(same) == 1 else [])
     if not own:
         return Health.GONE if not same else Health.UNSEEN
     checks = own[0].get("Checks") or []

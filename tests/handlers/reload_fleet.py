@@ -162,7 +162,8 @@ class Fleet:
         def work() -> None:
             while not ended.wait(0.002):
                 for node in list(self.nodes.values()):
-                    with contextlib.suppress(FileNotFoundError):  # a view that ends meanwhile
+                    # a view that ends meanwhile; a document that does not parse: files stay as they are
+                    with contextlib.suppress(FileNotFoundError, HydraError):
                         node.render()
                 with self._counting:
                     self._most_out = max(self._most_out, sum(not r.serves for r in self.replicas.values()))

@@ -15,8 +15,8 @@ import pytest
 from handlers.adapters.ports import Op
 from handlers.adapters.views import Views
 from handlers.core import codec, keys
-from handlers.core.errors import Conflict, Temporary
-from handlers.core.model import Ready, SlotEntry, Slots, States, Step, VolumeInfo
+from handlers.core.errors import Conflict, Denied, Temporary
+from handlers.core.model import Instance, Ready, SlotEntry, Slots, States, Step, VolumeInfo
 from handlers.core.names import InstanceKey
 from handlers.core.version import ReleaseId
 from tests.handlers.reload_fleet import PLACES, V1, V2, V3, Fleet, Node, S
@@ -426,6 +426,39 @@ def test_maintenance_is_set_and_ended(fleet: Fleet) -> None:
 
     assert node.services.maintained == [("a", True), ("a", False)]
     assert serving(fleet) == {(V2, True)}
+
+
+def test_what_is_denied_for_one_instance_stops_no_other(fleet: Fleet) -> None:
+    """The node's token may not set maintenance mode for one of the services, say."""
+    node = started(fleet, n1=("a", "b")).nodes["n1"]
+
+    def maintenance(instance: Instance, on: bool) -> None:
+        if instance.id == "a" and denied:
+            raise Denied("maintenance mode of a: 403")
+
+    denied = [True]
+    node.services.maintenance = maintenance
+    fleet.want(V2, drain="maintenance", max_unavailable=2)
+    run = in_thread(node)
+    wait(lambda: node.state("b").releases == {"places": V2} and "403" in node.state("a").reason)
+
+    denied.clear()
+    run.join()
+
+    assert serving(fleet) == {(V2, True)}
+
+
+def test_a_repair_needs_no_knowledge_of_the_others(fleet: Fleet) -> None:
+    started(fleet, n1=("a",), n2=("a",))
+    fleet.want(V2)
+    fleet.run()
+    fleet.bad.add(V2)
+    fleet.want(V1)
+    fleet.put(keys.proven(S), b"{half")
+
+    fleet.run()
+
+    assert serving(fleet) == {(V1, True)}
 
 
 def test_a_policy_that_makes_no_sense_moves_nobody(fleet: Fleet) -> None:
