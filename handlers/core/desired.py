@@ -82,18 +82,18 @@ def behind(world: World, written: int, remembered: int) -> str:
         return "meta does not parse"
     if world.meta is None:
         return "meta is missing, so KV was never set up (hydra init) or is wiped (hydra recover)"
-    for node in world.nodes.values():
-        if node.actual is not None and node.actual.generation > written:
-            return (
-                f"node {node.name} has applied generation {node.actual.generation}, KV knows only {written}: "
-                "it was restored from an older state (hydra recover)"
-            )
-    if remembered > written:
-        return (
-            f"generation {remembered} was planned from here, KV knows only {written}: "
-            "it was restored from an older state (hydra recover)"
-        )
-    return ""
+    seen = [
+        (node.actual.generation, f"node {node.name} has applied")
+        for node in world.nodes.values()
+        if node.actual is not None
+    ]
+    highest, who = max([*seen, (remembered, "this planner has written")])
+    if highest <= written:
+        return ""
+    return (
+        f"{who} generation {highest}, KV knows only {written}: it was restored from an older state "
+        f"(hydra recover, or by hand: generation_floor {highest} in meta)"
+    )
 
 
 def _homes(world: World) -> tuple[list[Home], list[Alarm]]:

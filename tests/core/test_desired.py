@@ -699,7 +699,7 @@ class TestGenerations:
         assert older.run().generation == generation + 1
 
     def test_kv_older_than_the_planner_is_not_planned(self, cluster: Cluster) -> None:
-        assert "was planned from here" in cluster.plan(remembered=99).held
+        assert "this planner has written generation 99" in cluster.plan(remembered=99).held
 
 
 class TestWorldsThatAreWrong:

@@ -326,7 +326,7 @@ class TestKvThatIsNotToBeTrusted:
         fake.restore(older)
         before = read(fake)
 
-        assert plan.run(ctx).startswith("held: generation 2 was planned from here, KV knows only 1")
+        assert plan.run(ctx).startswith("held: this planner has written generation 2, KV knows only 1")
 
         after = read(fake)
         assert {k for k in after if after[k] != before.get(k)} == {keys.ALARMS}
