@@ -57,6 +57,7 @@ def _target(
     facts: ServiceFacts, alias: str, channel: ChannelFacts, now: datetime, last: AliasPlan | None = None
 ) -> Version | None:
     proven = facts.proven.channels.get(channel.name, ())
-    case = Case(service=facts, alias=alias, channel=channel, proven=proven, last=last, now=now)
+    reload = facts.subscription.reload if facts.subscription else "none"
+    case = Case(service=facts, reload=reload, alias=alias, channel=channel, proven=proven, last=last, now=now)
     plan, _ = alias_plan(case)
     return plan.target
