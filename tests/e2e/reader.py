@@ -6,6 +6,7 @@ file `value.json` with the version that it belongs to; the one of `settings` als
     sick      its health check fails
     refuse    the text of a 500 that its reload ends with
     slow_s    how long its reload takes
+    settle_s  how long after that it is not in service and does not confirm
 
 SIGUSR1 makes the service sick until it loads something else.
 
@@ -47,8 +48,14 @@ class Data:
         self.versions = {name: value["version"] for name, value in zip(DATASETS, values, strict=True)}
         self.fares: dict[str, Any] = values[-1]
         time.sleep(self.fares.get("slow_s", 0))
+        self._settled_at = time.monotonic() + self.fares.get("settle_s", 0)
         if "refuse" in self.fares:
             raise Refused(self.fares["refuse"])
+
+    @property
+    def settled(self) -> bool:
+        """It has had the time that it takes."""
+        return bool(time.monotonic() >= self._settled_at)
 
 
 def _mapped(path: Path) -> mmap.mmap:
@@ -100,7 +107,7 @@ class Reader:
             ready = (self.view / "state").read_text().strip() == "ready"
         except OSError:
             return False
-        return ready and self.data is not None and not self.data.fares.get("sick")
+        return ready and self.data is not None and self.data.settled and not self.data.fares.get("sick")
 
 
 def _link(path: Path) -> str:
@@ -128,7 +135,13 @@ class Requests(BaseHTTPRequestHandler):
             self.answer(200, {"places": [data.versions["index"]], "versions": data.versions})
         else:
             version = "/".join(sorted(set(data.versions.values())))
-            about = {"loads": self.reader.loads, "pid": os.getpid(), "home": str(data.home)}
+            confirmed = version if data.settled else "not yet"
+            about = {
+                "confirmed": confirmed,
+                "loads": self.reader.loads,
+                "pid": os.getpid(),
+                "home": str(data.home),
+            }
             self.answer(200, {"version": version, **data.versions, **about})
 
     def do_POST(self) -> None:

@@ -25,15 +25,19 @@ from handlers.core import codec, keys
 from handlers.core.model import Actual, Desired, Doc, InstanceState, Ready, Slots, States, Step, Verdicts
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.version import ReleaseId, Version
+from hydra_cli.dev import processes
 from hydra_cli.dev.cluster import Cluster
 from hydra_cli.dev.demo.crowd import Crowd
 from hydra_cli.dev.demo.figures import Request, late, outages
-from hydra_cli.dev.demo.world import Replica, World
+from hydra_cli.dev.demo.sight import Replica
+from hydra_cli.dev.demo.world import World
+from hydra_cli.dev.node import MARK
 from hydra_cli.dev.ports import free_port
+from hydra_cli.dev.processes import Process
 from tests.e2e import reader
 
 HYDRA = (sys.executable, "-I", "-m", "hydra_cli.main")
-LIMIT_S = 90.0
+LIMIT_S = 120.0  # for a machine that is busy with other things
 LOOK_S = 0.05
 V1, V2, V3, V4 = (Version.parse(f"2026-01-0{day}T00-00-00") for day in (1, 2, 3, 4))
 _numbers = itertools.count(1)
@@ -49,6 +53,13 @@ def until(what: str, true: Callable[[], object], limit_s: float = LIMIT_S) -> An
         if time.monotonic() > end:
             raise AssertionError(f"after {limit_s:g} s still not so: {what}")
         time.sleep(LOOK_S)
+
+
+def _part_of(process: Process, name: str) -> list[bytes]:
+    try:
+        return (processes.PROC / str(process.pid) / name).read_bytes().split(b"\0")
+    except OSError:  # it has ended
+        return []
 
 
 @dataclass
@@ -253,6 +264,24 @@ class Scene:
         state = self.state(replica)
         return state.step if state else None
 
+    def reason(self, replica: Replica) -> str:
+        """Why a replica is where it is."""
+        state = self.state(replica)
+        return state.reason if state else ""
+
+    def releases(self, replica: Replica) -> dict[str, Version]:
+        """What a replica at rest runs, by alias; empty while it moves."""
+        state = self.state(replica)
+        return dict(state.releases) if state and state.step is Step.IDLE else {}
+
+    def healthy(self) -> list[dict[str, Any]]:
+        """The replicas that Consul sends traffic to."""
+        return list(self.cluster.kv().get_json(f"health/service/{self.space}", {"passing": ""})[0])
+
+    def sibling(self, name: str) -> Scene:
+        """Another channel on the same cluster."""
+        return Scene(self.cluster, name)
+
     def slots(self) -> Slots:
         """Who is out of service for a reload."""
         return self.document(Slots, keys.slots(self.service)) or Slots()
@@ -278,6 +307,11 @@ class Scene:
         """Whether plan wants a node to hold a release."""
         desired = self.document(Desired, keys.desired(node))
         return desired is not None and self.release(version) in desired.releases
+
+    def planned(self, node: str) -> bool:
+        """Whether plan knows of replicas of the service on a node."""
+        desired = self.document(Desired, keys.desired(node))
+        return desired is not None and self.service in desired.services
 
     def actual(self, node: str) -> Actual | None:
         """What a node's sync says."""
@@ -319,6 +353,15 @@ class Scene:
         """Wait until these replicas (default: all) run a release."""
         for replica in replicas or self.replicas:
             until(f"{replica.id} runs {version}", partial(self.runs, replica, version), limit_s)
+
+    def running(self, node: str, handler: str) -> list[Process]:
+        """The processes of one handler that run now on a node, or on the planner."""
+        found = processes.marked(MARK, self.cluster._backbone.mark)
+        own = [p for p in found if f"HYDRA_NODE={node}".encode() in _part_of(p, "environ")]
+        ending = [b"handlers.main", handler.encode(), b""]
+        return [
+            p for p in own if _part_of(p, "cmdline")[-3:] == ending and b"watch" not in _part_of(p, "cmdline")
+        ]
 
     def reader_log(self, replica: Replica) -> str:
         """What a replica's program wrote, over all its lives."""

@@ -1,0 +1,124 @@
+"""Handlers are killed wherever it hurts; whoever comes after them goes on from what is there."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from handlers.core.model import State, Step
+from hydra_cli.dev.processes import Process
+from tests.e2e.reader import DATASETS
+from tests.e2e.scene import V1, V2, V3, Scene, until
+
+pytestmark = pytest.mark.timeout(300)
+KILLS = 25
+FILES = 150
+
+
+def kill(found: list[Process]) -> int:
+    """End them as a crash does; how many there were."""
+    for process in found:
+        process.send(signal.SIGKILL)
+    return len(found)
+
+
+def phase(scene: Scene, root: Path) -> str:
+    """How far sync is with V2, as its files say."""
+    if scene.folder("n1", V2).exists():
+        return "linked"
+    if (root / "volumes" / "disk" / "data" / scene.channel / V2).exists():
+        return "renamed"
+    return "staging" if (root / "volumes" / "disk" / "staging" / scene.channel / V2).exists() else "before"
+
+
+def test_sync_that_is_killed_again_and_again_ends_with_the_whole_release_and_never_shows_half(
+    scene: Scene,
+) -> None:
+    scene.publish(V1)
+    scene.subscribe()
+    (replica,) = scene.start("n1")
+    scene.await_running(V1)
+    for number in range(FILES):  # so that every phase takes a while
+        key = f"index/{V2}/more/{number:03}.bin"
+        scene.s3.put_object(Bucket=scene.space, Key=key, Body=random.Random(number).randbytes(20_000))
+    root, node = scene.cluster.root("n1"), scene.cluster.node("n1")
+    chance = random.Random(4)
+    killed: list[str] = []
+
+    scene.publish(V2)
+    for _ in itertools.count():
+        until("sync runs, or is done", lambda: scene.running("n1", "sync") or scene.holds("n1", V2))
+        if len(killed) >= KILLS or scene.holds("n1", V2):
+            break
+        time.sleep(chance.uniform(0, 0.4))  # anywhere in its work
+        now = phase(scene, root)
+        killed += [now] * bool(kill(scene.running("n1", "sync")))
+        if scene.folder("n1", V2).exists():
+            assert len(list((scene.folder("n1", V2) / "index" / "more").iterdir())) == FILES
+        assert scene.answer(replica)[1]["version"] in (V1, V2)
+        node.supervisor.signalProcessGroup("watch", "TERM")  # as resync does: do not wait for its back-off
+
+    scene.await_running(V2)
+    assert len(killed) >= 3, killed
+    for name in DATASETS:
+        assert json.loads((scene.folder("n1", V2) / name / "value.json").read_text())["version"] == V2
+    for number in range(FILES):
+        file = scene.folder("n1", V2) / "index" / "more" / f"{number:03}.bin"
+        assert file.read_bytes() == random.Random(number).randbytes(20_000)
+    actual = scene.actual("n1")
+    assert actual
+    assert actual.releases[scene.release(V2)].state is State.SUCCESS
+    until(
+        "nothing is left in staging",
+        lambda: not list((root / "volumes").glob(f"*/staging/{scene.channel}/{V2}/**/*")),
+    )
+
+
+@pytest.mark.parametrize("step", [Step.DRAIN, Step.RELOAD, Step.CONFIRM, Step.RETURN], ids=str)
+def test_reload_that_is_killed_while_its_replica_is_out_goes_on(scene: Scene, step: Step) -> None:
+    scene.publish(V1)
+    options = {
+        Step.DRAIN: ("--drain-time", "3s"),
+        Step.RELOAD: (),
+        Step.CONFIRM: ("--confirm", "http://:/version#confirmed"),
+        Step.RETURN: (),
+    }[step]
+    scene.subscribe(*options)
+    first, second = scene.start("n1", "n2")
+    scene.await_running(V1)
+    fares = {"slow_s": 3} if step is Step.RELOAD else {"settle_s": 3}
+    scene.publish(V2, **fares)
+    until("one is out", lambda: any(scene.step(r) is step for r in (first, second)))
+    out, other = (first, second) if scene.step(first) is step else (second, first)
+
+    assert scene.serves(other, V1)
+
+    assert kill(scene.running(out.node, "reload"))
+
+    scene.await_running(V2)
+    assert not scene.verdicts().releases
+    assert not scene.slots().out
+
+
+def test_emptied_node_is_filled_again_and_its_replica_serves_on(scene: Scene) -> None:
+    from hydra_cli.dev.demo.harm import wipe
+
+    scene.publish(V1)
+    scene.subscribe()
+    (replica,) = scene.start("n3")
+    scene.await_running(V1)
+
+    wipe(scene.cluster.root("n3"), ["disk", "ram"])
+
+    assert scene.serves(replica, V1)
+    until("it is filled again", lambda: scene.holds("n3", V1))
+    scene.publish(V2)
+    scene.await_running(V2)
+    scene.publish(V3)
+    scene.await_running(V3)
