@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any
 
 from handlers.core.errors import Malformed
+from handlers.core.quick import dataclass
+
 from handlers.core.model import DISK, RAM, VolumeInfo
 
 DEFAULT_ROOT = "/var/lib/hydra"

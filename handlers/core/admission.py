@@ -7,10 +7,11 @@ fails when anybody changed `slots/<s>` in between.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+
+from handlers.core.quick import dataclass
+from handlers.core.reasons import Reason
 
 from handlers.core.model import SlotEntry
-from handlers.core.reasons import Reason
 
 
 @dataclass(frozen=True)

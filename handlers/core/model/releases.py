@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from handlers.core.names import Channel
+from handlers.core.quick import dataclass
+from handlers.core.version import Version
 
 from handlers.core.model.base import FORMAT, Doc, Note, Part
-from handlers.core.names import Channel
-from handlers.core.version import Version
 
 
 @dataclass(frozen=True, kw_only=True)
