@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from handlers.core.errors import Malformed
-from handlers.core.quick import dataclass
-
 from handlers.core.model import DISK, RAM, VolumeInfo
+from handlers.core.quick import dataclass
 
 DEFAULT_ROOT = "/var/lib/hydra"
 DEFAULT_CONFIG = "/etc/hydra/node.toml"

@@ -14,10 +14,9 @@ from typing import Any
 
 from handlers.adapters.local import LocalState
 from handlers.core.errors import Usage
+from handlers.core.holdings import LONGEST_RETRY_S, Failure, retry_delay_s
 from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId
-
-from handlers.core.holdings import LONGEST_RETRY_S, Failure, retry_delay_s
 
 _NODE, _FAILURES, _UNDESIRED, _VIEWED = "node", "sync/failures", "sync/undesired", "sync/viewed"
 

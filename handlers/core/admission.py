@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from handlers.core.model import SlotEntry
 from handlers.core.quick import dataclass
 from handlers.core.reasons import Reason
-
-from handlers.core.model import SlotEntry
 
 
 @dataclass(frozen=True)

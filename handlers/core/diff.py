@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from handlers.core.quick import dataclass
-from handlers.core.version import ReleaseId
-
 from handlers.core.holdings import NOTHING, Facts, Piece, Space, missing
 from handlers.core.model import DISK, RAM, Release, ReleaseStatus, State
+from handlers.core.quick import dataclass
+from handlers.core.version import ReleaseId
 
 
 @dataclass(frozen=True)

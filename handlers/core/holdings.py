@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import NamedTuple
 
+from handlers.core.model import Hold, Release
 from handlers.core.names import Channel
 from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId
-
-from handlers.core.model import Hold, Release
 
 
 @dataclass(frozen=True, slots=True)

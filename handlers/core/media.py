@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import field
 
+from handlers.core.holdings import Piece
+from handlers.core.model import Desired, InstanceState
 from handlers.core.names import Channel, InstanceKey
 from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId
-
-from handlers.core.holdings import Piece
-from handlers.core.model import Desired, InstanceState
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 from enum import Enum
 
+from handlers.core.model import AliasPlan, InstanceState, Ready, ServicePlan, Step, Verdicts
 from handlers.core.names import Channel
 from handlers.core.quick import dataclass
 from handlers.core.reasons import Reason
 from handlers.core.version import ReleaseId, Version
-
-from handlers.core.model import AliasPlan, InstanceState, Ready, ServicePlan, Step, Verdicts
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
+from handlers.core.model import Alarm, AliasPlan, Control, Pin, ServicePlan, Subscription, Verdict
 from handlers.core.names import Channel
 from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId, Version
-
-from handlers.core.model import Alarm, AliasPlan, Control, Pin, ServicePlan, Subscription, Verdict
 from handlers.core.world import ChannelFacts, ServiceFacts, World
 
 PROVEN_KEPT = 20

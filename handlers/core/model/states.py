@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
 
+from handlers.core.model.base import Doc, Part
 from handlers.core.names import InstanceKey, Service
 from handlers.core.quick import dataclass
 from handlers.core.version import Version
-
-from handlers.core.model.base import Doc, Part
 
 
 class Ready(StrEnum):
