@@ -70,8 +70,6 @@ def test_release_takes_over_under_traffic_without_a_failed_request(tmp_path: Pat
     with demo(folder, "--keep") as process:
         told = read_until(process, "everything goes on until Ctrl-C")
         cluster = mark(folder)
-        hints = read_until(process, "curl ")
-
         rows = figures(told)
         assert int(rows["requests"].split()[0]) > 200 * 30
         for what in ("failed", "mixed", "late after drain"):
@@ -79,7 +77,7 @@ def test_release_takes_over_under_traffic_without_a_failed_request(tmp_path: Pat
         assert rows["most instances out by Hydra at a time"] == "1", told
         assert rows["moves of an instance from release to release"] == "12", told
         assert all(rows[name].endswith(" s") for name in rows if "→" in name), told
-        assert "http://127.0.0.1:" in hints
+        assert "Consul UI: http://127.0.0.1:" in told
 
         shell = f". {shlex.quote(str(folder))}/env; {shlex.join(HYDRA)} status -o json"
         status = subprocess.run(["sh", "-c", shell], capture_output=True, text=True)

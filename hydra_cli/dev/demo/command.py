@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,21 @@ class Result:
             yield Line(f"NOT GOOD: {text}", Tone.BAD)
 
 
+@dataclass(frozen=True)
+class Hints:
+    """What to look at and to try while everything is left running."""
+
+    lines: Sequence[str]
+
+    def data(self) -> Mapping[str, Any]:
+        """The lines."""
+        return {"hints": list(self.lines)}
+
+    def blocks(self) -> Iterator[Block]:
+        """The lines."""
+        yield from (Line(text) for text in ("", *self.lines, ""))
+
+
 @command("demo", examples=EXAMPLES)
 @click.pass_obj
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C, and say what to try.")
@@ -74,15 +89,15 @@ def demo(context: Context, keep: bool, folder: Path | None) -> int:
     """
     check_extras()
     with _folder(context, folder) as home, _ended_in_order(), _stage(home) as stage:
-        figures = _told(stage, context.screen.form == "json")
+        figures = _told(context, stage)
         context.screen.show(Result(figures))
         if keep:
             _keep(context, stage)
     return 1 if figures.shortcomings() else 0
 
 
-def _told(stage: Stage, to_stderr: bool) -> Figures:
-    show = open_show(to_stderr)
+def _told(context: Context, stage: Stage) -> Figures:
+    show = open_show(context.screen)
     try:
         return Story(stage, show).tell()
     finally:
@@ -140,11 +155,10 @@ def _ended_in_order() -> Iterator[None]:
 
 def _keep(context: Context, stage: Stage) -> None:
     """Say what to try, and go on with the traffic until Ctrl-C."""
-    show = open_show(context.screen.form == "json")
+    context.screen.show(Hints(stage.hints()))
+    show = open_show(context.screen)
     try:
         show.scene("everything goes on until Ctrl-C")
-        for line in stage.hints():
-            show.note(line)
         show.look_at(stage.world)
         stage.start_traffic()
         threading.Event().wait()

@@ -66,5 +66,6 @@ class Crowd:
     def _listen(self) -> None:
         assert self._process.stdout
         for line in self._process.stdout:
-            self._take(json.loads(line))
+            if line.endswith("\n"):  # of one that was killed the last line may be half
+                self._take(json.loads(line))
         self._process.stdout.close()

@@ -150,7 +150,7 @@ class Figures:
                 said.append(f"{count} of {self.requests} requests {what}")
         if self.most_out > 1:
             said.append(f"{self.most_out} replicas were out at a time because of Hydra")
-        if self.moves != self.moves_due:
+        if self.moves < self.moves_due:
             said.append(f"{self.moves} moves of replicas were seen, {self.moves_due} were due")
         said += [f"failed {count} times: {reason}" for reason, count in self.reasons.items()]
         said += [f"never seen: {name}" for name, span in self.spans.items() if span is None]

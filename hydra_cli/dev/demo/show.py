@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from handlers.core.model import Ready, State, Step
 from hydra_cli.dev.demo.world import Seen, World
-from hydra_cli.output import safe
+from hydra_cli.output import Screen, safe
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -198,11 +198,7 @@ def _table(*columns: str) -> Table:
     return RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=True, header_style="dim")
 
 
-def open_show(to_stderr: bool) -> Show:
+def open_show(screen: Screen) -> Show:
     """The kind of show that fits stdout, or stderr where stdout is for JSON."""
-    out = sys.stderr if to_stderr else sys.stdout
-    if not out.isatty():
-        return PlainShow(out)
-    from rich.console import Console
-
-    return LiveShow(Console(file=out, highlight=False))
+    out = sys.stderr if screen.form == "json" else sys.stdout
+    return LiveShow(screen.console(out)) if out.isatty() else PlainShow(out)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import secrets
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -26,7 +28,6 @@ SERVICE_PROGRAM = Path(__file__).with_name("completion.py")
 CHANNEL = Channel("demo/search/places")
 SERVICE = Service("demo/search/completion")
 ALIAS = "places"
-BUCKET = "gazetteer"
 NODES = 3
 REPLICAS_ON = (0, 0, 1, 2)  # the node of each replica
 # Seconds instead of a minute, while somebody looks on: until a wiped node is noticed, and between two plans.
@@ -57,7 +58,8 @@ BALLAST = """\
     "ballast": {  # random bytes, so that the download lasts long enough to be hit in the middle
         "SourcePath": f"s3://BUCKET/ballast/{VERSION_PLACEHOLDER}/",
         "Placement": DISK,
-    },"""
+    },
+"""
 BALLAST_FILES, BALLAST_BYTES = 16, 128 * 1024**2
 CATALOG_NAME = SERVICE.name
 SUBSCRIPTION = (
@@ -93,6 +95,9 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "demo"
         self._cluster = Cluster(folder, nodes=NODES, environments=(), limits=LIMITS)
+        # a foreign S3 may still have the data of an earlier demo, of which the newest would be published
+        foreign = bool(os.environ.get("AWS_ENDPOINT_URL"))
+        self._bucket = f"gazetteer-{secrets.token_hex(4)}" if foreign else "gazetteer"
         self._gazetteer: Gazetteer | None = None
         self._objects: S3Objects | None = None
         self._world: World | None = None
@@ -113,13 +118,14 @@ class Stage:
 
     def down(self) -> None:
         """End everything that was started; fine when nothing was."""
-        if self._crowd:
-            self._crowd.kill()
-        if self._world:
-            self._world.stop()
-        if self._gazetteer:
-            self._gazetteer.kill()
-        self._cluster.down()
+        with contextlib.ExitStack() as last_first:  # whatever one of them raises, the others are ended too
+            last_first.callback(self._cluster.down)
+            if self._gazetteer:
+                last_first.callback(self._gazetteer.kill)
+            if self._world:
+                last_first.callback(self._world.stop)
+            if self._crowd:
+                last_first.callback(self._crowd.kill)
 
     @property
     def world(self) -> World:
@@ -179,16 +185,15 @@ class Stage:
     def template(self, *, ballast: bool = False) -> Path:
         """The data template that names the datasets."""
         path = self._folder / ("bulky.py" if ballast else "places.py")
-        path.write_text(
-            TEMPLATE.replace("    # more\n", BALLAST if ballast else "").replace("BUCKET", BUCKET)
-        )
+        text = TEMPLATE.replace("    # more\n", BALLAST if ballast else "")
+        path.write_text(text.replace("BUCKET", self._bucket))
         return path
 
     def _put(self, key: str, body: bytes) -> None:
         if not self._objects:
             self._objects = S3Objects(environ=self._cluster.env("developer"))
-            self._objects.make_bucket(BUCKET)
-        self._objects.put(Source(BUCKET, key), body)
+            self._objects.make_bucket(self._bucket)
+        self._objects.put(Source(self._bucket, key), body)
 
     def start_replicas(self) -> None:
         """Start the replicas under the supervisord of their nodes, and tell Consul of them."""
@@ -211,10 +216,9 @@ class Stage:
         token = self._cluster.env("developer")["CONSUL_HTTP_TOKEN"]
         port = self.world.replicas[0].port
         return [
-            f"Consul UI   {self.ui}",
-            f"token       {token}",
-            "",
-            "In another shell:",
+            f"Consul UI: {self.ui}",
+            f"  log in with the token {token}",
+            "Try in another shell:",
             f"  . {self._cluster.folder}/env",
             "  hydra status",
             f"  hydra view {SERVICE}",

@@ -16,7 +16,7 @@ from hydra_cli.dev.demo.stage import BALLAST_FILES, CHANNEL, RATE, SUBSCRIPTION,
 from hydra_cli.output import size
 
 FIRST, SECOND, THIRD = EDITIONS
-LIMIT_S = 60.0  # for anything that a scene waits for
+LIMIT_S = 120.0  # for anything that a scene waits for
 CALM_S = 3  # of traffic before anything changes
 MOVES = 3  # of each replica: second release, back, third release
 
@@ -86,7 +86,7 @@ class Story:
         self._show.scene(f"third release: {THIRD.title}; kill -9 in mid-download on {node}")
         self._publish(THIRD, ballast=True)
         hit = kill_download(root, CHANNEL, THIRD.version, BALLAST_FILES // 4, LIMIT_S)
-        self._show.note(f"killed {hit.program} (process {hit.pid}) with {size(hit.bytes)} on disk")
+        self._show.note(f"$ kill -9 {hit.pid}   ({hit.program}, {size(hit.bytes)} of the release on disk)")
         self._wait(f"{node} holds the third release", lambda: self._world.holds(node, THIRD.version))
         kept = hit.kept(root, CHANNEL, THIRD.version)
         self._show.note(f"the next run kept {size(kept)} in finished files and fetched the rest")

@@ -33,7 +33,7 @@ from handlers.core.names import Channel, Service
 from hydra_cli.dev.demo.figures import Mark
 from hydra_cli.dev.demo.sight import Eye, Replica, bytes_of
 
-WAIT_S = 2.0  # of one blocking query, so that threads end soon after the demo
+WAIT_S = 10.0  # of one blocking query
 AWAY_S = 0.2
 LOOK_AGAIN_S = 0.25  # for conditions on more than what the threads see
 GLANCE_S = 0.01  # between two looks at the views; the times themselves come from the files
@@ -115,10 +115,8 @@ class World:
             thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Look no more; a look that waits for Consul ends by itself, or with the process."""
         self._end.set()
-        for thread in self._threads:
-            thread.join(WAIT_S * 2)
 
     def wait(self, what: str, condition: Callable[[], object], limit_s: float) -> None:
         """Return as soon as `condition` is true; raises `Timeout` with what the nodes complain of."""
