@@ -7,11 +7,10 @@ with the lists of files that lie beside it: Hydra owns nothing there.
 
 from __future__ import annotations
 
-import json
+import math
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from handlers import log, plan
@@ -28,7 +27,7 @@ from handlers.core.version import Version
 from handlers.core.world import World
 
 ROLE = "retain"
-MEMORY = "retain"
+AUDITED = "retain-audited"
 SHOWN = 5  # names or reasons of a longer list
 AUDIT_EVERY_S = 3600.0  # the history is long, and nothing waits for its old entries to go
 
@@ -55,42 +54,26 @@ def _look(ctx: Context, audit: Iterable[str]) -> tuple[World, Retention]:
     remembered = plan.Memory.read(ctx.local).generation
     if reason := behind(world, highest_generation(world), remembered):
         return world, Retention(held=reason)
-    memory = _Memory.read(ctx.local)
-    found = retention(world, audit, memory.stale, datetime.now(UTC))
-    _Memory(found.stale, memory.audited).write(ctx.local)
-    return world, found
-
-
-@dataclass(frozen=True)
-class _Memory:
-    """Since when nodes have nothing below nodes/; when the history was looked at (monotonic clock, s)."""
-
-    stale: Mapping[str, datetime] = field(default_factory=dict)
-    audited: float = 0.0
-
-    @classmethod
-    def read(cls, local: LocalState) -> _Memory:
-        try:
-            value = json.loads(local.read(MEMORY) or b"{}")
-            stale = {str(k): datetime.fromisoformat(v) for k, v in value.get("stale", {}).items()}
-            return cls(stale, float(value.get("audited", 0.0)))
-        except (ValueError, TypeError, AttributeError) as e:
-            log.warning("retain", "the memory of retain does not parse and is begun anew", error=e)
-            return cls()
-
-    def write(self, local: LocalState) -> None:
-        value = {"stale": {k: v.isoformat() for k, v in self.stale.items()}, "audited": self.audited}
-        local.write(MEMORY, json.dumps(value, indent=2, sort_keys=True).encode())
+    return world, retention(world, audit, datetime.now(UTC))
 
 
 def _audit(ctx: Context) -> list[str]:
     """The keys of the history, once in a while; else none."""
-    memory, now = _Memory.read(ctx.local), time.monotonic()
-    if memory.audited and 0 <= now - memory.audited < AUDIT_EVERY_S:
+    now = time.monotonic()
+    if 0 <= now - _audited(ctx.local) < AUDIT_EVERY_S:
         return []
     found = list(ctx.kv.list(keys.AUDIT).entries)
-    _Memory(memory.stale, now).write(ctx.local)
+    ctx.local.write(AUDITED, repr(now).encode())
     return found
+
+
+def _audited(local: LocalState) -> float:
+    """When the history was looked at last, on this machine's monotonic clock (s)."""
+    try:
+        return float(local.read(AUDITED) or b"-inf")
+    except ValueError as e:
+        log.warning("retain", "cannot read when it looked at the history", error=e)
+        return -math.inf
 
 
 def _remove(ctx: Context, world: World, removals: Sequence[Removal], fence: Sequence[CheckSession]) -> None:

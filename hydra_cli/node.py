@@ -10,7 +10,7 @@ from handlers.adapters.ports import KV
 from handlers.adapters.snapshot import EVERYTHING, load
 from handlers.core import codec, keys
 from handlers.core.errors import Usage
-from handlers.core.model import Cordon
+from handlers.core.model import Cordon, Forgotten
 from handlers.core.names import segment
 from handlers.core.world import NodeFacts, World
 from hydra_cli.change import Edit
@@ -102,19 +102,27 @@ hydra node forget n9 --reason "machine was given back"
 @click.option("--reason", default="", help="Why, for whoever asks later.")
 @click.pass_obj
 def forget(context: Context, name: str, reason: str) -> None:
-    """Remove a dead node from Consul: its instances do not count any more. One that is alive is refused."""
+    """Remove a dead node from Consul: its instances do not count any more. One that is alive is refused.
+
+    What plan, sync and reload wrote for it goes with the next run of retain.
+    """
     kv = context.kv()
-    facts = find(_known(kv), name)
+    facts = find(load(kv, *EVERYTHING), name)
     if facts.alive:
         raise Usage(
             f"node {facts.name} is alive; stop `hydra node run` there first (it would come back at once)"
         )
     edit = Edit(context, kv)
-    edit.hold(keys.alive(facts.name))
-    for key in kv.list(keys.node(facts.name)).entries:
-        edit.delete(key)
+    if not facts.gone:
+        edit.hold(keys.alive(facts.name))
+        for key in kv.list(keys.node(facts.name)).entries.keys() - {keys.forgotten(facts.name)}:
+            edit.delete(key)
+        tombstone = Forgotten(node=facts.name, who=context.who, when=context.stamp(), why=reason)
+        edit.write(keys.forgotten(facts.name), codec.encode(tombstone))
     edit.commit(f"node/{segment(facts.name)}", "forgotten", why=reason)
-    context.screen.show(Said(f"node {facts.name} is forgotten", {"node": facts.name, "forgotten": True}))
+    text = f"node {facts.name} is forgotten" + (" already" if facts.gone else "")
+    data = {"node": facts.name, "forgotten": True, "changed": not facts.gone}
+    context.screen.show(Said(text, data))
 
 
 def find(world: World, name: str) -> NodeFacts:

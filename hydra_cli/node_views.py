@@ -105,8 +105,10 @@ def node_table(nodes: Sequence[NodeFacts], title: str = "") -> Table:
 
 def condition_of(facts: NodeFacts) -> Cell:
     """Whether the node is there, in one word."""
+    if facts.gone:
+        return Cell("forgotten", Tone.DIM)
     if not facts.known:
-        return Cell("forgotten or lost", Tone.WARN)
+        return Cell("lost", Tone.WARN)
     if not facts.alive:
         return Cell("dead", Tone.BAD)
     if facts.cordon:

@@ -53,6 +53,7 @@ ORDERS = [
     keys.control(SERVICE),
     keys.registrations("n1"),
     keys.cordon("n1"),
+    keys.forgotten("n1"),
 ]
 SHARED = [keys.slots(SERVICE), keys.slot("n1", INSTANCE), keys.verdicts(SERVICE)]
 FOREIGN = ["other/application", "hydra/v2/meta", "hydra/v1x/meta"]

@@ -117,6 +117,7 @@ EXAMPLES: Mapping[str, m.Doc] = {
     ),
     "nodes/<node>/instances": m.Instances(instances={ID: INSTANCE}),
     "nodes/<node>/cordon": m.Cordon(who=WHO, when=WHEN, why="its disk will be replaced"),
+    "nodes/<node>/forgotten": m.Forgotten(node="n1", who=WHO, when=WHEN, why="given back"),
     "desired/<node>": m.Desired(
         node="n1",
         generation=107,

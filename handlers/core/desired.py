@@ -13,12 +13,11 @@ from dataclasses import field
 from datetime import datetime
 
 from handlers.core.claims import BRAKED, Holds, Home, Ledger, claims, lost, ram
+from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, ServicePlan, Subscription
 from handlers.core.names import Channel, Service
 from handlers.core.quick import dataclass
-from handlers.core.version import ReleaseId, Version
-
-from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, ServicePlan, Subscription
 from handlers.core.targets import proven_versions, service_plan, subscription_of
+from handlers.core.version import ReleaseId, Version
 from handlers.core.world import NodeFacts, ServiceFacts, World
 
 MOST_ALARMS = 200  # of a document that must fit into one value
@@ -102,8 +101,10 @@ def _homes(world: World) -> tuple[list[Home], list[Alarm]]:
     """All nodes that are known, each with what it held so far."""
     homes, alarms = [], []
     for node in world.nodes.values():
+        if node.gone:
+            continue
         if not node.known:
-            text = "has documents, but none below nodes/ (forgotten, or lost); nothing changes here"
+            text = "lost its documents below nodes/; nothing changes here (hydra node forget, if it is gone)"
             alarms.append(Alarm(object=f"node/{node.name}", text=text))
             continue
         before = _previous(node)

@@ -51,13 +51,18 @@ _NODE = {
     "instances": _document(model.Instances),
     "registrations": _document(model.Instances),
     "cordon": _document(model.Cordon),
+    "forgotten": _document(model.Forgotten),
     "desired": _document(model.Desired),
     "actual": _document(model.Actual),
     "states": _document(model.States),
     "progress": _document(model.Progress),
     "alive": lambda _raw, _where: True,
 }
-_NOTES: Mapping[str, model.Doc] = {"rejected": model.Rejected(), "cordon": model.Cordon()}
+_NOTES: Mapping[str, model.Doc] = {
+    "rejected": model.Rejected(),
+    "cordon": model.Cordon(),
+    "forgotten": model.Forgotten(),
+}
 """Documents whose key says it all: they count also where a person wrote a bare word into them."""
 _TOP = {"meta": _document(model.Meta), "alarms": _document(model.Alarms)}
 _PASSED = frozenset({"manifests", "locks", "audit"})
@@ -226,10 +231,10 @@ def _service(name: Service, parts: dict[str, Any], unreadable: frozenset[str]) -
 
 def _node(name: str, parts: dict[str, Any], unreadable: frozenset[str]) -> NodeFacts:
     own = {"info", "instances", "registrations", "cordon", "alive"}
-    naming = (parts.get(part) for part in ("info", "desired", "actual", "states"))
+    naming = (parts.get(part) for part in ("info", "desired", "actual", "states", "forgotten"))
     return NodeFacts(
         segment=name,
-        name=next((document.node for document in naming if document), name),
+        name=next((document.node for document in naming if document and document.node), name),
         known=not own.isdisjoint(parts.keys() | unreadable),
         unreadable=unreadable,
         **parts,

@@ -126,6 +126,11 @@ def slot_lock(name: Service, slot_id: str) -> str:
     return f"{SLOTS}{name}/{slot_id}"
 
 
+def node_of_slot(lock: str) -> str:
+    """The node in the key of a slot's lock, as it stands in keys."""
+    return lock.rpartition("/")[2].rpartition(".")[0]
+
+
 def node(name: str) -> str:
     """The folder of one node, with its slash."""
     return f"{NODES}{segment(name)}/"
@@ -154,6 +159,11 @@ def registrations(name: str) -> str:
 def cordon(name: str) -> str:
     """Exists while the node takes no new data and no reloads."""
     return f"{node(name)}cordon"
+
+
+def forgotten(name: str) -> str:
+    """Tombstone of a node that an operator gave up; retain removes it with the node's documents."""
+    return f"{node(name)}forgotten"
 
 
 def desired(name: str) -> str:

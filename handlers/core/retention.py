@@ -16,11 +16,10 @@ from handlers.core import codec, keys, model
 from handlers.core.errors import Usage
 from handlers.core.names import Channel, Service, segment
 from handlers.core.version import ReleaseId, Version
-from handlers.core.world import ChannelFacts, ServiceFacts, World
+from handlers.core.world import ChannelFacts, NodeFacts, ServiceFacts, World
 
 AUDIT_KEPT = 50  # entries of each object that stay however old they are
 AUDIT_AGE = timedelta(days=30)
-STALE_AFTER = timedelta(minutes=10)  # documents of a node that has none below nodes/: it may be starting anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +37,9 @@ class Removal:
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """`removals` in their order; `stale`: since when nodes without documents below nodes/ were seen so."""
+    """`removals` in their order; `held` says why there are none but old history."""
 
     removals: tuple[Removal, ...] = ()
-    stale: Mapping[str, datetime] = field(default_factory=dict)
     held: str = ""
 
 
@@ -50,7 +48,8 @@ def keep_and_remove(
 ) -> tuple[dict[Version, str], dict[Version, str]]:
     """The channel's releases that stay and that may go, each with the reason.
 
-    What is within the count stays, what is younger than the age stays, and so does what is `named`.
+    What is within the count stays, what is younger than the age stays, and so does what is `named`. The
+    newest always stays, or the next publisher would use its sequence again.
     """
     keep: dict[Version, str] = {}
     remove: dict[Version, str] = {}
@@ -59,8 +58,8 @@ def keep_and_remove(
         age = now - release.version.moment
         if release.version in named:
             keep[release.version] = named[release.version]
-        elif place <= count:
-            keep[release.version] = f"among the newest {count}"
+        elif place <= max(1, count):
+            keep[release.version] = f"among the newest {max(1, count)}"
         elif age_s is not None and age < timedelta(seconds=age_s):
             keep[release.version] = f"younger than {age_s} s"
         else:
@@ -70,24 +69,20 @@ def keep_and_remove(
     return keep, remove
 
 
-def retention(world: World, audit: Iterable[str], seen: Mapping[str, datetime], now: datetime) -> Retention:
-    """All that may go. `audit`: the keys of all audit entries; `seen`: `stale` of the run before."""
-    stale = {
-        node.segment: min(seen.get(node.segment, now), now) for node in world.nodes.values() if not node.known
-    }
-    forgotten = {name for name, since in stale.items() if now - since >= STALE_AFTER}
-    if len(forgotten) > max(1, len(world.nodes) / 2):
-        forgotten = set()  # so many at once were not forgotten: nodes/ itself is damaged
+def retention(world: World, audit: Iterable[str], now: datetime) -> Retention:
+    """All that may go. `audit`: the keys of all audit entries."""
     if reason := _blind(world):
-        return Retention(removals=tuple(_audit(audit, now)), stale=stale, held=reason)
+        return Retention(removals=tuple(_audit(audit, now)), held=reason)
+    forgotten = {node.segment for node in world.nodes.values() if node.gone}
     named = _named(world)
     removals: list[Removal] = []
     for channel in world.channels.values():
         removals += _channel(world, channel, named.get(channel.name, {}), now)
     for service in world.services.values():
         removals += _service(world, service, forgotten)
-    removals += [_node(world, segment) for segment in sorted(forgotten)]
-    return Retention(removals=(*removals, *_audit(audit, now)), stale=stale)
+    for node in world.nodes.values():
+        removals += _node(world, node)
+    return Retention(removals=(*removals, *_audit(audit, now)))
 
 
 def _blind(world: World) -> str:
@@ -96,7 +91,7 @@ def _blind(world: World) -> str:
         if parts := sorted(service.unreadable - {"verdicts", "slots"}):
             return f"{', '.join(parts)} of service {service.name} cannot be read"
     for node in world.nodes.values():
-        if parts := sorted(node.unreadable & {"desired", "states", "instances"}):
+        if not node.gone and (parts := sorted(node.unreadable & {"desired", "states", "instances"})):
             return f"{', '.join(parts)} of node {node.name} cannot be read"
         if node.known and node.desired is None:
             return f"node {node.name} is not planned yet"
@@ -222,9 +217,13 @@ def _lives(world: World, service: Service) -> bool:
 def _deleted_service(world: World, service: Service, owner: str) -> Iterable[Removal]:
     why = "the service is unsubscribed"
     parts = (keys.verdicts(service), keys.proven(service), keys.slots(service))
-    if found := tuple(key for key in parts if key in world.indexes):
+    if found := tuple(key for key in (*parts, *_locks(world, service)) if key in world.indexes):
         yield Removal(object=owner, why=why, keys=found)
     yield from _folder(world, owner, why, keys.service(service), last=keys.subscription(service))
+
+
+def _locks(world: World, service: Service) -> list[str]:
+    return sorted(key for key in world.indexes if key.startswith(keys.slot_lock(service, "")))
 
 
 def _folder(world: World, owner: str, why: str, folder: str, *, last: str) -> Iterable[Removal]:
@@ -235,7 +234,7 @@ def _folder(world: World, owner: str, why: str, folder: str, *, last: str) -> It
 
 
 def _trimmed(world: World, service: ServiceFacts, owner: str, forgotten: set[str]) -> Iterable[Removal]:
-    """Verdicts of releases that are gone, and slots of nodes that are forgotten."""
+    """Verdicts of releases that are gone, and slots of nodes that are forgotten, with their locks."""
     verdicts = service.verdicts.releases
     stays = {release: verdict for release, verdict in verdicts.items() if not _is_gone(world, release)}
     if len(stays) < len(verdicts):
@@ -248,6 +247,9 @@ def _trimmed(world: World, service: ServiceFacts, owner: str, forgotten: set[str
         fresh = codec.encode(model.Slots(out=there, extra=service.slots.extra))
         gone = ", ".join(sorted(out.keys() - there.keys()))
         yield Removal(object=owner, why=f"slots of {gone}", rewrite={keys.slots(service.name): fresh})
+    locks = tuple(key for key in _locks(world, service.name) if keys.node_of_slot(key) in forgotten)
+    if locks:
+        yield Removal(object=owner, why="slot locks of forgotten nodes", keys=locks)
 
 
 def _is_gone(world: World, release: ReleaseId) -> bool:
@@ -256,16 +258,18 @@ def _is_gone(world: World, release: ReleaseId) -> bool:
     return channel is not None and not channel.unreadable and release.version not in channel.by_version
 
 
-def _node(world: World, segment: str) -> Removal:
-    found = tuple(
-        key
-        for key in (folder + segment for folder in (keys.DESIRED, keys.ACTUAL, keys.STATES, keys.PROGRESS))
-        if key in world.indexes
-    )
-    name = world.nodes[segment].name
-    return Removal(
-        object=f"node/{name}", why="the node is forgotten: nothing is left below nodes/", keys=found
-    )
+def _node(world: World, node: NodeFacts) -> Iterable[Removal]:
+    """What is left of a forgotten node, and its tombstone; of one that came back only the tombstone.
+
+    Never because documents below `nodes/` are merely missing: they may have been lost.
+    """
+    if node.forgotten is None:
+        return
+    folders = (keys.DESIRED, keys.ACTUAL, keys.STATES, keys.PROGRESS) if node.gone else ()
+    documents = (folder + node.segment for folder in folders)
+    found = (*(key for key in documents if key in world.indexes), keys.forgotten(node.segment))
+    why = "the node is forgotten" if node.gone else "its tombstone: the node is back"
+    yield Removal(object=f"node/{node.name}", why=why, keys=found)
 
 
 def _audit(audit: Iterable[str], now: datetime) -> Iterable[Removal]:

@@ -11,11 +11,10 @@ from dataclasses import field
 from functools import cached_property
 from typing import NamedTuple
 
+from handlers.core import model
 from handlers.core.names import Channel, InstanceKey, Service, segment
 from handlers.core.quick import dataclass
 from handlers.core.version import Version
-
-from handlers.core import model
 
 _SETTINGS = model.ChannelSettings()
 _CONTROL = model.Control()
@@ -78,7 +77,7 @@ class ServiceFacts:
 class NodeFacts:
     """All documents of one node; `name` as it really is, `segment` as it stands in keys.
 
-    `known` = it has documents below `nodes/`; without them it was forgotten, or they were lost.
+    `known` = it has documents below `nodes/`; without them it was forgotten (`gone`), or they were lost.
     """
 
     segment: str
@@ -89,11 +88,17 @@ class NodeFacts:
     instances: model.Instances | None = None
     registrations: model.Instances | None = None
     cordon: model.Cordon | None = None
+    forgotten: model.Forgotten | None = None
     desired: model.Desired | None = None
     actual: model.Actual | None = None
     states: model.States | None = None
     progress: model.Progress | None = None
     unreadable: frozenset[str] = frozenset()
+
+    @property
+    def gone(self) -> bool:
+        """Whether an operator forgot the node, and it did not come back since."""
+        return self.forgotten is not None and not self.known
 
 
 class Replica(NamedTuple):

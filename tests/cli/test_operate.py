@@ -66,7 +66,7 @@ CHANGES: dict[str, Sequence[str]] = {
     "uncordon": ("node", "uncordon", "n2"),
     "forget": ("node", "forget", "n2"),
 }
-ONCE = {"rollback", "rollback-hold", "register", "deregister", "forget"}
+ONCE = {"rollback", "rollback-hold", "register", "deregister"}
 REASONED = {"channel-set", "channel-set-new", "subscribe", "subscribe-new", "init", "register", "deregister"}
 
 
@@ -257,10 +257,21 @@ def test_live_node_is_not_forgotten(fleet: Desk) -> None:
     assert (answer.code, "is alive" in answer.err) == (2, True)
 
 
-def test_forgotten_node_leaves_nothing_below_nodes(fleet: Desk) -> None:
-    fleet.ok("node", "forget", "n2")
+def test_forgotten_node_leaves_only_its_tombstone_below_nodes(fleet: Desk) -> None:
+    fleet.ok("node", "forget", "n2", "--reason", "given back")
 
-    assert not fleet.kv.list(keys.node("n2")).entries
+    assert list(fleet.kv.list(keys.node("n2")).entries) == [keys.forgotten("n2")]
+    tombstone = codec.decode(model.Forgotten, fleet.value(keys.forgotten("n2")) or b"", "n2")
+    assert (tombstone.node, tombstone.who, tombstone.why) == ("n2", "eve", "given back")
+    assert "forgotten" in fleet.ok("node", "list").out
+
+
+def test_node_that_lost_its_documents_can_be_forgotten(fleet: Desk) -> None:
+    fleet.kv.put(keys.progress("n9"), codec.encode(model.Progress(node="n9")))
+
+    fleet.ok("node", "forget", "n9")
+
+    assert fleet.value(keys.forgotten("n9"))
 
 
 @pytest.mark.parametrize("health", ["http://127.0.0.1:8080/healthz", "none"])

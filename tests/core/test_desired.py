@@ -340,14 +340,31 @@ class TestHeldOff:
         cluster.run()
         assert cluster.held() == before | {rid(6)}
 
-    def test_forgotten_node_is_left_alone(self, cluster: Cluster) -> None:
+    def test_forgotten_node_is_left_alone_without_alarm(self, cluster: Cluster) -> None:
+        cluster.run()
+        before = cluster[keys.desired("n3")]
+        cluster.forget("n3")
+        cluster.publish(3)
+        made = cluster.run()
+        assert cluster[keys.desired("n3")] == before
+        assert texts(made) == ""
+
+    def test_forgotten_node_that_came_back_is_planned(self, cluster: Cluster) -> None:
+        cluster.run()
+        cluster.forget("n3")
+        cluster.node("n3", COMPLETE)
+        cluster.publish(3)
+        cluster.run()
+        assert rid(3) in cluster.held("n3")
+
+    def test_node_that_lost_its_documents_is_left_alone(self, cluster: Cluster) -> None:
         cluster.run()
         before = cluster[keys.desired("n3")]
         cluster.drop(keys.node("n3"))
         cluster.publish(3)
         made = cluster.run()
         assert cluster[keys.desired("n3")] == before
-        assert "none below nodes/" in texts(made)
+        assert "lost its documents below nodes/" in texts(made)
 
     def test_lost_desired_is_made_again_from_what_the_node_says(self, cluster: Cluster) -> None:
         cluster.settings(keep_on_nodes=3)

@@ -140,15 +140,8 @@ class Cluster(dict[str, bytes]):
 
     def forget(self, name: str) -> None:
         """As `hydra node forget` does."""
-        gone = (
-            keys.node(name),
-            keys.desired(name),
-            keys.actual(name),
-            keys.states(name),
-            keys.progress(name),
-        )
-        for key in [key for key in self if key.startswith(gone[0]) or key in gone]:
-            del self[key]
+        self.drop(keys.node(name))
+        self.put(keys.forgotten(name), model.Forgotten(node=name, who="me"))
 
     def drop(self, *prefixes: str) -> None:
         for key in [key for key in self if key.startswith(prefixes)]:

@@ -150,7 +150,7 @@ def test_older_kv_is_held(fake: FakeKV, tmp_path: Path) -> None:
     assert len(left(fake, keys.RELEASES)) == 5
 
 
-def test_forgotten_node_goes_only_after_it_was_seen_so_for_a_while(fake: FakeKV, tmp_path: Path) -> None:
+def test_node_goes_only_when_it_was_forgotten(fake: FakeKV, tmp_path: Path) -> None:
     cluster = planned(fake, tmp_path)
     cluster.put(keys.progress("old"), model.Progress(node="old"))
     write(fake, cluster)
@@ -159,11 +159,9 @@ def test_forgotten_node_goes_only_after_it_was_seen_so_for_a_while(fake: FakeKV,
     retain.run(ctx)
     assert keys.progress("old") in read(fake)
 
-    seen = retain._Memory.read(ctx.local)
-    early = {name: since - timedelta(minutes=11) for name, since in seen.stale.items()}
-    retain._Memory(early, seen.audited).write(ctx.local)
-    assert retain.run(ctx) == "removed 1 keys of node/old"
-    assert keys.progress("old") not in read(fake)
+    fake.put(keys.forgotten("old"), b"yes")
+    assert retain.run(ctx) == "removed 2 keys of node/old"
+    assert not {keys.progress("old"), keys.forgotten("old")} & read(fake).keys()
 
 
 def test_history_is_looked_at_once_in_a_while(fake: FakeKV, tmp_path: Path) -> None:
@@ -185,7 +183,7 @@ def test_history_is_looked_at_once_in_a_while(fake: FakeKV, tmp_path: Path) -> N
 def test_memory_that_does_not_parse_is_begun_anew(fake: FakeKV, tmp_path: Path) -> None:
     planned(fake, tmp_path)
     ctx = context(fake, tmp_path)
-    ctx.local.write(retain.MEMORY, b'{"stale": {"n1": "noon"}}')
+    ctx.local.write(retain.AUDITED, b"noon")
 
     assert retain.run(ctx).startswith("removed 6 keys")
 

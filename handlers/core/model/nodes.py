@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
 
+from handlers.core.model.base import Doc, Part
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId, Version
-
-from handlers.core.model.base import Doc, Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +77,19 @@ class Cordon(Doc):
 
     def title(self) -> str:
         return f"Cordoned by {self.who or 'somebody'}: no new data and no reloads here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten(Doc):
+    """`nodes/<node>/forgotten`: the tombstone of a node; without effect once the node is back."""
+
+    node: str = ""
+    who: str = ""
+    when: str = ""
+    why: str = ""
+
+    def title(self) -> str:
+        return f"Forgotten by {self.who or 'somebody'}: retain removes what is left of this node"
 
 
 @dataclass(frozen=True, kw_only=True)
