@@ -7,7 +7,6 @@ repeated after a crash.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import signal
@@ -188,6 +187,8 @@ def _has_field(url: str, field: str, new: Mapping[str, ReleaseId]) -> str:
 
 def _request(method: str, url: str, limit_s: float) -> tuple[int, bytes]:
     """One request without redirects or proxies; raises `HydraError` when there is no whole answer."""
+    import http.client  # here: most runs of reload ask no service anything, and start faster without
+
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=min(CONNECT_S, limit_s))
     target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
