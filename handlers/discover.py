@@ -22,7 +22,7 @@ from handlers.context import Context, agent_name
 from handlers.core import codec, keys
 from handlers.core.discovery import Discovery, Reading, Registered, discover
 from handlers.core.errors import Conflict, HydraError, Malformed
-from handlers.core.model import FORMAT, Instance, Instances, NodeInfo
+from handlers.core.model import FORMAT, Instance, Instances, NodeInfo, count
 from handlers.core.names import InstanceKey
 
 LONGEST_BLOCK_S = 60.0
@@ -109,7 +109,7 @@ class Discoverer:
             return stranger
         self._write(keys.instances(self._ctx.node), document, world.node)
         self._write(keys.info(self._ctx.node), codec.encode(self._info()), world.node)
-        return f"knows {len(after.instances)} instances, {len(after.missing)} of them missing"
+        return f"knows {count(len(after.instances), 'instance')}, {len(after.missing)} of them missing"
 
     # --- what the listening threads block on ---
 

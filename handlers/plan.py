@@ -25,6 +25,7 @@ from handlers.context import Context
 from handlers.core import codec, keys
 from handlers.core.desired import Plan, plan
 from handlers.core.errors import HydraError
+from handlers.core.model import count
 from handlers.core.world import World
 
 ROLE = "plan"
@@ -156,11 +157,11 @@ def _write(key: str, value: bytes, world: World) -> Op:
 
 
 def _summary(made: Plan) -> str:
-    alarms = len(made.alarms.alarms)
-    ending = f"; {alarms} alarm{'s' if alarms > 1 else ''}" if alarms else ""
+    ending = f"; {made.alarms.title()}" if made.alarms.alarms else ""
     if made.held:
         return f"held: {made.held}"
     if not made.changed:
-        return f"nothing to change for {len(made.desired)} nodes at generation {made.generation}{ending}"
-    nodes = f"{len(made.changed)} of {len(made.desired)} nodes changed"
+        nodes = count(len(made.desired), "node")
+        return f"nothing to change for {nodes} at generation {made.generation}{ending}"
+    nodes = f"{len(made.changed)} of {count(len(made.desired), 'node')} changed"
     return f"planned generation {made.generation}: {nodes}{ending}"

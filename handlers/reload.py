@@ -24,7 +24,7 @@ from handlers.census import Census
 from handlers.context import Context
 from handlers.core import codec, keys, policy
 from handlers.core.errors import Conflict, HydraError, Malformed, Temporary
-from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Step, Verdicts
+from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Step, Verdicts, count
 from handlers.core.names import InstanceKey, Service
 from handlers.core.reasons import Reason
 from handlers.core.rollout import Goal, goal, settled
@@ -79,7 +79,7 @@ class ReloadRun:
             return "holding: the KV has no meta, so it was wiped or is not set up"
         states = self._book.instances.values()
         ready = sum(state.state is Ready.READY for state in states)
-        return f"{ready} of {len(states)} instances are ready; nothing more to do now"
+        return f"{ready} of {count(len(states), 'instance')} ready; nothing more to do now"
 
     def _rounds(self) -> None:
         races, away_since = 0, self._clock()

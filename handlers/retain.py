@@ -126,7 +126,7 @@ def _trace(ctx: Context, name: str, reasons: list[str]) -> Op:
 def _summary(found: Retention) -> str:
     if not found.removals:
         return f"held: {found.held}" if found.held else "nothing to remove any more"
-    count = sum(len(removal.keys) + len(removal.rewrite) for removal in found.removals)
+    keys_gone = sum(len(removal.keys) + len(removal.rewrite) for removal in found.removals)
     names = sorted({removal.object for removal in found.removals})
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"removed {count} keys of {', '.join(names[:SHOWN])}{more}"
+    return f"removed {model.count(keys_gone, 'key')} of {', '.join(names[:SHOWN])}{more}"

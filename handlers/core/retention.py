@@ -282,7 +282,7 @@ def _audit(audit: Iterable[str], now: datetime) -> Iterable[Removal]:
         if old:
             yield Removal(
                 object=folder.removeprefix(keys.ROOT),
-                why=f"{len(old)} old entries of its history",
+                why=f"what is old of its history: {model.count(len(old), 'key')}",
                 keys=tuple(old),
             )
 

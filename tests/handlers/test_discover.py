@@ -112,7 +112,7 @@ def test_registered_service_is_written_with_info_and_alive(machine: Machine) -> 
     info = codec.decode(NodeInfo, machine.read(keys.info(NODE)) or b"", "info")
     assert (info.node, info.consul_node, set(info.versions)) == (NODE, NODE, {"consul", "hydra"})
     assert alive(machine)
-    assert "knows 1 instances" in said
+    assert "knows 1 instance" in said
 
 
 def test_address_of_the_node_counts_where_the_service_has_none(machine: Machine) -> None:
@@ -332,7 +332,7 @@ def test_policy_of_the_role_node_is_enough(consul_acl: Consul, tmp_path: Path) -
     machine = Machine(consul_acl, tmp_path, token=token)
     machine.register("places-1")
 
-    assert "knows 1 instances" in machine.discoverer.converge()
+    assert "knows 1 instance" in machine.discoverer.converge()
     assert alive(machine)
     for block in (machine.discoverer.block_on_catalog, machine.discoverer.block_on_node):
         assert block(0) > 0

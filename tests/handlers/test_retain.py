@@ -206,4 +206,4 @@ def test_deleted_channel_and_service_leave_nothing_on_consul(kv: ConsulKV, tmp_p
     rest = [key for key in kv.list(keys.ROOT).entries if not key.startswith(keys.AUDIT)]
     assert not [key for key in rest if PLACES in key or COMPLETE in key]
     assert keys.desired("n1") in rest
-    assert plan.run(ctx).startswith("nothing to change for 1 nodes")
+    assert plan.run(ctx).startswith("nothing to change for 1 node")

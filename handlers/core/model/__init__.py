@@ -13,6 +13,7 @@ from handlers.core.model.base import (
     Doc,
     Note,
     Part,
+    count,
 )
 from handlers.core.model.nodes import (
     Actual,
@@ -108,4 +109,5 @@ __all__ = [
     "Verdict",
     "Verdicts",
     "VolumeInfo",
+    "count",
 ]

@@ -13,6 +13,11 @@ DISK = "DISK"
 RAM = "RAM"
 
 
+def count(number: int, what: str) -> str:
+    """`1 release`, `2 releases`: for sentences that people read."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """A nested object of a document."""

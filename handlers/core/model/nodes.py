@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
 
-from handlers.core.model.base import Doc, Part
+from handlers.core.model.base import Doc, Part, count
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId, Version
@@ -64,7 +64,7 @@ class Instances(Doc):
     alarms: tuple[str, ...] = ()
 
     def title(self) -> str:
-        return f"{len(self.instances)} instances"
+        return count(len(self.instances), "instance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,8 @@ class Desired(Doc):
     cordoned: bool = False
 
     def title(self) -> str:
-        return f"Node {self.node} should hold {len(self.releases)} releases for {len(self.services)} services"
+        held, readers = count(len(self.releases), "release"), count(len(self.services), "service")
+        return f"Node {self.node} should hold {held} for {readers}"
 
 
 class State(StrEnum):
@@ -180,7 +181,7 @@ class Actual(Doc):
 
     def title(self) -> str:
         done = sum(r.state is State.SUCCESS for r in self.releases.values())
-        return f"Node {self.node} holds {done} of {len(self.releases)} releases"
+        return f"Node {self.node} holds {done} of {count(len(self.releases), 'release')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,4 +203,4 @@ class Progress(Doc):
     when: str = ""
 
     def title(self) -> str:
-        return f"Node {self.node} is downloading {len(self.downloads)} releases"
+        return f"Node {self.node} is downloading {count(len(self.downloads), 'release')}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 
-from handlers.core.model.base import FORMAT, Doc, Note, Part
+from handlers.core.model.base import FORMAT, Doc, Note, Part, count
 from handlers.core.names import Channel
 from handlers.core.quick import dataclass
 from handlers.core.version import Version
@@ -35,7 +35,7 @@ class ChannelSettings(Doc):
     def title(self) -> str:
         if self.tombstone:
             return f"This channel is deleted ({self.tombstone.why or 'no reason given'})"
-        return f"Keeps {self.keep_releases} releases, {self.keep_on_nodes} of them on nodes"
+        return f"Keeps {count(self.keep_releases, 'release')}, {self.keep_on_nodes} of them on nodes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,8 @@ class Release(Doc):
     when: str = ""
 
     def title(self) -> str:
-        size = sum(d.bytes for d in self.datasets.values())
-        return f"Release {self.sequence} of {self.channel}: {len(self.datasets)} datasets, {size} bytes"
+        size = count(sum(d.bytes for d in self.datasets.values()), "byte")
+        return f"Release {self.sequence} of {self.channel}: {count(len(self.datasets), 'dataset')}, {size}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class Manifest(Doc):
     files: Mapping[str, tuple[File, ...]]
 
     def title(self) -> str:
-        return f"The {sum(len(f) for f in self.files.values())} files of this release"
+        return f"The {count(sum(len(f) for f in self.files.values()), 'file')} of this release"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ class Alarms(Doc):
     generation: int = 0
 
     def title(self) -> str:
-        return f"{len(self.alarms)} alarms" if self.alarms else "No alarm"
+        return count(len(self.alarms), "alarm") if self.alarms else "No alarm"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
 
-from handlers.core.model.base import Doc, Part
+from handlers.core.model.base import Doc, Part, count
 from handlers.core.names import InstanceKey, Service
 from handlers.core.quick import dataclass
 from handlers.core.version import Version
@@ -68,4 +68,4 @@ class States(Doc):
 
     def title(self) -> str:
         ready = sum(i.state is Ready.READY for i in self.instances.values())
-        return f"{ready} of {len(self.instances)} instances on {self.node} are ready"
+        return f"Node {self.node} has {ready} of {count(len(self.instances), 'instance')} ready"
