@@ -65,7 +65,7 @@ class OneNode:
         yield Line(f"node {facts.name}: {condition.text}", condition.tone or Tone.HEAD)
         if facts.cordon:
             yield Line(f"cordoned by {facts.cordon.who}: {facts.cordon.why}", Tone.WARN)
-        for alarm in facts.actual.alarms if facts.actual else ():
+        for alarm in facts.complaints:
             yield Line(f"alarm: {alarm}", Tone.BAD)
         yield Table(("RELEASE", "STATE", "WHY", "DETAIL"), _release_rows(facts), title="Releases")
         rows = [
@@ -113,7 +113,7 @@ def condition_of(facts: NodeFacts) -> Cell:
         return Cell("dead", Tone.BAD)
     if facts.cordon:
         return Cell("cordoned", Tone.WARN)
-    if facts.actual and facts.actual.alarms:
+    if facts.complaints:
         return Cell("alarm", Tone.BAD)
     return Cell("alive", Tone.GOOD)
 
@@ -166,7 +166,7 @@ def node_data(facts: NodeFacts) -> dict[str, Any]:
         else {},
         "instances": sum(1 for _ in replicas_of(facts)),
         "free": dict(free(facts)),
-        "alarms": list(actual.alarms) if actual else [],
+        "alarms": list(facts.complaints),
     }
 
 

@@ -124,8 +124,9 @@ def _troubles(world: World, services: Sequence[OneService], nodes: Sequence[Node
                 "is dead: `hydra node run` is not running there, or cannot reach Consul (`hydra node forget`)"
             )
             found.append(Alarm(object=name, text=text))
+        if node.alive:
+            found += [Alarm(object=name, text=text) for text in node.complaints]
         if node.actual and node.alive:
-            found += [Alarm(object=name, text=text) for text in node.actual.alarms]
             found += [
                 Alarm(object=name, text=f"{release} failed: {status.reason}")
                 for release, status in sorted(node.actual.releases.items())

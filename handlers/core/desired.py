@@ -107,6 +107,7 @@ def _homes(world: World) -> tuple[list[Home], list[Alarm]]:
             text = "lost its documents below nodes/; nothing changes here (hydra node forget, if it is gone)"
             alarms.append(Alarm(object=f"node/{node.name}", text=text))
             continue
+        alarms += [Alarm(object=f"node/{node.name}", text=text) for text in node.unfit]
         before = _previous(node)
         services = (
             {instance.service for instance in node.instances.instances.values()} if node.instances else set()

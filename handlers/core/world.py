@@ -96,6 +96,16 @@ class NodeFacts:
     unreadable: frozenset[str] = frozenset()
 
     @property
+    def complaints(self) -> tuple[str, ...]:
+        """What the node itself says is wrong: sync of its data, discover of its instances."""
+        return (*(self.actual.alarms if self.actual else ()), *self.unfit)
+
+    @property
+    def unfit(self) -> tuple[str, ...]:
+        """What is registered on the node in a way that makes no sense."""
+        return self.instances.alarms if self.instances else ()
+
+    @property
     def gone(self) -> bool:
         """Whether an operator forgot the node, and it did not come back since."""
         return self.forgotten is not None and not self.known

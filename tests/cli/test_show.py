@@ -50,6 +50,18 @@ def test_status_at_rest_says_that_nothing_is_wrong(desk: Desk, cluster: Cluster)
     assert "n2    alive      1/2       25 % of 2.0 MiB, 1.0 MiB/s          1  disk 3.0 GiB" in lines
 
 
+@pytest.mark.parametrize("command", [("status",), ("node", "show", "n1"), ("node", "list")])
+def test_what_discover_cannot_understand_is_shown(
+    desk: Desk, cluster: Cluster, command: tuple[str, ...]
+) -> None:
+    cluster.put(keys.instances("n1"), model.Instances(alarms=("Consul service 'api': no such name",)))
+    desk.put(cluster)
+
+    said = desk.ok(*command).out
+
+    assert ("alarm" if command == ("node", "list") else "Consul service 'api': no such name") in said
+
+
 def test_status_begins_with_what_is_wrong(desk: Desk, cluster: Cluster) -> None:
     cluster.runs("n1", places=1)
     cluster.judge(2)

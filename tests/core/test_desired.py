@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from datetime import timedelta
 
@@ -339,6 +340,13 @@ class TestHeldOff:
         cluster.publish(6)
         cluster.run()
         assert cluster.held() == before | {rid(6)}
+
+    def test_what_discover_cannot_understand_is_an_alarm(self, cluster: Cluster) -> None:
+        cluster.run()
+        known = codec.decode(model.Instances, cluster[keys.instances("n3")], "n3")
+        wrong = "Consul service 'api': meta hydra_service: no such name"
+        cluster.put(keys.instances("n3"), dataclasses.replace(known, alarms=(wrong,)))
+        assert texts(cluster.run()) == f"node/n3: {wrong}"
 
     def test_forgotten_node_is_left_alone_without_alarm(self, cluster: Cluster) -> None:
         cluster.run()
