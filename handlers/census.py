@@ -15,7 +15,7 @@ from handlers.adapters.service import Health
 from handlers.core import codec, keys
 from handlers.core.admission import Member
 from handlers.core.errors import Malformed
-from handlers.core.model import Instance, Instances, InstanceState, Proven, Ready, States
+from handlers.core.model import Instance, Instances, InstanceState, NodeInfo, Proven, Ready, States
 from handlers.core.names import InstanceKey, Service
 
 IN_SERVICE: Mapping[Health, bool | None] = {
@@ -128,7 +128,9 @@ class Census:
         alive, _ = self._consul.get(keys.alive(node))
         if alive is None:
             return True
-        checks, _ = self._consul.get_json(f"health/node/{node}", {"consistent": ""})
+        info = self._document(NodeInfo, keys.info(node))
+        name = (info.consul_node if info else "") or node
+        checks, _ = self._consul.get_json(f"health/node/{name}", {"consistent": ""})
         # a node that Consul does not know by this name is judged by `alive` alone
         return any(c["CheckID"] == "serfHealth" and c["Status"] == "critical" for c in checks or [])
 

@@ -30,11 +30,17 @@ hydra acl show reader
 
 
 def render(
-    role: str, *, node: str | None = None, channel: str | None = None, services: Sequence[str] = ()
+    role: str,
+    *,
+    node: str | None = None,
+    consul_node: str | None = None,
+    channel: str | None = None,
+    services: Sequence[str] = (),
 ) -> str:
     """The policy of `role` as HCL; raises `Usage` on an unknown role or a missing or unfit name.
 
-    `node` is the real name, needed for node and agent; a planner without one may run anywhere. `channel` is
+    `node` is the real name, needed for node and agent; a planner without one may run anywhere. `consul_node`
+    is the name that the node's Consul agent has where that is another one (HYDRA_NODE is set). `channel` is
     ENV/NS/NAME, or ENV/NS/ or ENV/ for a publisher of all channels below, or empty for all. `services` are
     names in Consul's catalog (`*` at the end = all that begin so) that the node may put into maintenance.
     """
@@ -57,9 +63,11 @@ def render(
     environment.filters["hcl"] = json.dumps
     scope = _scope(channel or "")
     exact = bool(channel) and isinstance(scope, Channel)
-    values = {"node": node or "", "channel": scope, "exact": exact, "services": tuple(services)}
+    names = {"node": node or "", "agent": consul_node or node or "", "channel": scope, "exact": exact}
     folder = keys.ROOT.removesuffix("v1/")
-    return environment.get_template(f"{role}.hcl.j2").render(keys=keys, folder=folder, **values)
+    return environment.get_template(f"{role}.hcl.j2").render(
+        keys=keys, folder=folder, services=tuple(services), **names
+    )
 
 
 def _scope(text: str) -> str:
@@ -83,6 +91,9 @@ def acl() -> None:
 @click.argument("role", type=click.Choice(ROLES))
 @click.option("--node", metavar="N", help="The node that the token is for (node, agent, planner).")
 @click.option(
+    "--consul-node", metavar="N", help="The name of the node's Consul agent, where it is not that of --node."
+)
+@click.option(
     "--channel", metavar="C", help="ENV/NAMESPACE/NAME, or ENV/NAMESPACE/ or ENV/ for all below (publisher)."
 )
 @click.option(
@@ -94,10 +105,15 @@ def acl() -> None:
 )
 @click.pass_obj
 def show(
-    context: Context, role: str, node: str | None, channel: str | None, services: tuple[str, ...]
+    context: Context,
+    role: str,
+    node: str | None,
+    consul_node: str | None,
+    channel: str | None,
+    services: tuple[str, ...],
 ) -> None:
     """Print the policy of ROLE as HCL, ready for `consul acl policy create -rules -`."""
-    text = render(role, node=node, channel=channel, services=services)
+    text = render(role, node=node, consul_node=consul_node, channel=channel, services=services)
     context.screen.show(Said(text.rstrip("\n"), {"role": role, "policy": text}))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from handlers.adapters.kv import ConsulKV
-from handlers.adapters.ports import CheckIndex, Delete, Set
+from handlers.adapters.ports import CheckIndex, Delete, Lock, Set
 from handlers.core import keys
 from handlers.core.errors import Denied, Usage
 from handlers.core.names import Channel, InstanceKey, Service
@@ -185,6 +185,19 @@ def test_maintenance_is_for_the_named_services_alone(consul_acl_server: Consul) 
     finally:
         for name in ("places", "places2", "website"):
             kv.put_json(f"agent/service/deregister/{name}")
+
+
+def test_sessions_are_those_of_the_consul_agent_where_it_has_another_name(consul_acl_server: Consul) -> None:
+    token = consul_acl_server.token_for(acl.render("node", node="rack-7", consul_node="server"))
+    kv = consul_acl_server.kv(token)
+
+    session = kv.create_session("alive", ttl_s=10, behavior="delete")
+    kv.txn([Lock(keys.alive("rack-7"), b"here", session)])
+
+    assert kv.get_json("agent/self")[0]["Config"]["NodeName"] == "server"
+    with pytest.raises(Denied):
+        kv.txn([Set(keys.alive("server"), b"1")])
+    kv.destroy_session(session)
 
 
 def test_foreign_node_name_is_quoted() -> None:

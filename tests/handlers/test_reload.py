@@ -16,7 +16,7 @@ from handlers.adapters.ports import Op
 from handlers.adapters.views import Views
 from handlers.core import codec, keys
 from handlers.core.errors import Conflict, Denied, Temporary
-from handlers.core.model import Instance, Ready, SlotEntry, Slots, States, Step, VolumeInfo
+from handlers.core.model import Instance, NodeInfo, Ready, SlotEntry, Slots, States, Step, VolumeInfo
 from handlers.core.names import InstanceKey
 from handlers.core.version import ReleaseId
 from tests.handlers.reload_fleet import PLACES, V1, V2, V3, Fleet, Node, S
@@ -179,13 +179,15 @@ def test_a_sick_replica_elsewhere_holds_the_budget(fleet: Fleet) -> None:
     assert node.replicas[InstanceKey.of(S, "a")].loaded == V2
 
 
-def test_dead_nodes_are_neither_counted_nor_waited_for(fleet: Fleet) -> None:
+@pytest.mark.parametrize("consul_node", ["", "rack-7"])
+def test_dead_nodes_are_neither_counted_nor_waited_for(fleet: Fleet, consul_node: str) -> None:
     started(fleet, n1=("a",), n2=("a",))
+    fleet.put(keys.info("n2"), codec.encode(NodeInfo(node="n2", consul_node=consul_node)))
     dead = fleet.nodes["n2"]
     dead.replicas[InstanceKey.of(S, "a")].broken = True
     entry = SlotEntry(node="n2", instance="a", incarnation="1")
     fleet.put(keys.slots(S), codec.encode(Slots(out={"n2.a": entry})))
-    fleet.fake.answer("health/node/n2", [{"CheckID": "serfHealth", "Status": "critical"}])
+    fleet.fake.answer(f"health/node/{consul_node or 'n2'}", [{"CheckID": "serfHealth", "Status": "critical"}])
     fleet.want(V2)
 
     fleet.nodes["n1"].run()
