@@ -26,6 +26,7 @@ from handlers.core.model import Actual, Desired, Doc, InstanceState, Ready, Slot
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.version import ReleaseId, Version
 from hydra_cli.dev import processes
+from hydra_cli.dev.access import PLANNER_NODE
 from hydra_cli.dev.cluster import Cluster
 from hydra_cli.dev.demo.crowd import Crowd
 from hydra_cli.dev.demo.figures import Request, late, outages
@@ -363,14 +364,27 @@ class Scene:
             p for p in own if _part_of(p, "cmdline")[-3:] == ending and b"watch" not in _part_of(p, "cmdline")
         ]
 
+    def run_handlers(self) -> None:
+        """Run every handler once, one after the other, as the timers do; how they end is theirs to say."""
+        backbone, limits = self.cluster.planner_root, self.cluster.planner_root.with_name("node.toml")
+        planner = {"HYDRA_ROOT": str(backbone), "HYDRA_NODE": PLANNER_NODE, "HYDRA_CONFIG": str(limits)}
+        environs = {"plan": [{**self.cluster.env("planner"), **planner}]}
+        environs["retain"] = environs["plan"]
+        environs["sync"] = [self.cluster.env("node", node) for node in self.cluster.nodes]
+        environs["reload"] = environs["sync"]
+        for handler, places in environs.items():
+            for environ in places:
+                command = [sys.executable, "-I", "-m", "handlers.main", handler]
+                subprocess.run(command, env={**os.environ, **environ}, capture_output=True)
+
     def reader_log(self, replica: Replica) -> str:
         """What a replica's program wrote, over all its lives."""
         return (self.cluster.node(replica.node).folder / f"{replica.id}.log").read_text()
 
     def log(self, node: str, part: str = "") -> str:
         """All that the programs of a node wrote so far, or those whose log's name has `part`."""
-        logs = sorted((self.cluster.root(node) / "state" / "log").rglob(f"*{part}*.log"))
-        return "".join(log.read_text(errors="replace") for log in logs)
+        logs = sorted((self.cluster.root(node) / "state" / "log").rglob("*.log"))
+        return "".join(log.read_text(errors="replace") for log in logs if part in log.name)
 
     @contextlib.contextmanager
     def audience(self, rate: float = 100) -> Iterator[Audience]:
