@@ -57,13 +57,13 @@ def _alias_goal(
         return current, "" if current else Reason.NO_RELEASE.say(channel=wanted.channel)
     if target == current:
         return current, ""
-    if current:
-        if wanted.held:
-            return current, Reason.HELD.say(held=wanted.held)
-        release = ReleaseId.of(wanted.channel, target)
-        verdict = verdicts.releases.get(release)
-        if verdict and verdict.id not in plan.retry:
-            return current, Reason.HALTED.say(release=release, verdict=verdict.verdict, why=verdict.reason)
+    if current and wanted.held:
+        return current, Reason.HELD.say(held=wanted.held)
+    release = ReleaseId.of(wanted.channel, target)
+    verdict = verdicts.releases.get(release)
+    if verdict and verdict.id not in plan.retry:
+        # also of an alias that is new: or the instance would go out for it again and again
+        return current, Reason.HALTED.say(release=release, verdict=verdict.verdict, why=verdict.reason)
     reason = usable(wanted.channel, target)
     return (current, reason) if reason else (target, "")
 
@@ -264,8 +264,11 @@ def _done(state: InstanceState, reason: str) -> InstanceState:
 
 
 def _halt(state: InstanceState, error: str) -> Next:
-    """The new release failed: back to the old one. The way back failed: let go, and let its health speak."""
-    if state.moving == state.releases:
+    """The new release failed: back to the old one. The way back failed: let go, and let its health speak.
+
+    A move that only gives up an alias has no release to blame and no way back: it lets go as well.
+    """
+    if state.moving.items() <= state.releases.items():
         given_up = Reason.GAVE_UP.say(error=error)
         if state.step is Step.RETURN:
             return Next(Do.FINISH, _done(state, given_up))

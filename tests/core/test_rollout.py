@@ -70,6 +70,31 @@ def test_a_new_alias_begins_at_its_start_version() -> None:
     assert goal(IDLE, plan, Verdicts(), lambda c, v: "no" if c == D else "").releases == NEW
 
 
+def test_a_new_alias_whose_release_failed_stays_away() -> None:
+    plan = replace(PLAN, aliases={**PLAN.aliases, "ranks": AliasPlan(channel=D, target=V3, start=V3)})
+    failed = Verdict(id="v1", verdict="halted", reason="it broke", node="n", instance="a")
+    found = Verdicts(releases={ReleaseId.of(D, V3): failed})
+
+    aim = goal(replace(IDLE, releases=NEW), plan, found, here)
+
+    assert aim.releases == NEW
+    assert "halted: it broke" in aim.reason
+    assert goal(IDLE, replace(plan, retry=("v1",)), found, here).releases == {**NEW, "ranks": V3}
+
+
+@pytest.mark.parametrize("step", [Step.RELOAD, Step.CONFIRM])
+def test_giving_up_an_alias_ends_though_it_fails(step: Step) -> None:
+    """No release is to blame, and going back to the alias would begin it all again."""
+    out = changed(step=step, releases={**OLD, "gone": V1}, moving=OLD)
+
+    found = advance(out, AT_OLD, Facts(called="500", confirmed="nothing", phase_s=61), PLAN)
+
+    assert (found.do, found.state.step, found.state.state) == (Do.NOTHING, Step.RETURN, Ready.READY)
+    assert blamed(out, PLAN) == ()
+    done = advance(found.state, AT_OLD, Facts(in_service=True, shown="ready"), PLAN).state
+    assert (done.step, done.releases) == (Step.IDLE, OLD)
+
+
 def test_a_dropped_alias_leaves_with_the_next_move() -> None:
     state = replace(IDLE, releases={**OLD, "gone": V1})
 
