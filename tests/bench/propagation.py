@@ -1,15 +1,14 @@
 """Figure 2: from a publish until 1,000 nodes have read what it means for them.
 
-The planner is the real one: supervisord, one `consul watch` per row and the handler, as `watches.render`
-writes them. The nodes are 1,000 waiting blocking queries, and every answer is checked. Two fleets: 20
-services on 50 nodes each, and one service on all nodes.
+The planner is the real one, `hydra node run --planner`: supervisord, one `consul watch` per row, the
+handler. The nodes are 1,000 waiting blocking queries, and every answer is checked. Two fleets: 20 services
+on 50 nodes each, and one service on all nodes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,14 +20,13 @@ from handlers.adapters.ports import KV, Set
 from handlers.core import codec, keys
 from handlers.core.model import Meta
 from handlers.core.version import Version
-from hydra_cli.dev.servers import Running, start
-from hydra_cli.programs import program
+from hydra_cli.dev.node import path_of_programs, supervised
+from hydra_cli.dev.servers import Running
 from tests import servers
 from tests.bench import fleet
 from tests.bench.fleet import Fleet
 from tests.bench.report import Findings, Row, median
 from tests.bench.watchers import Read, Watchers, raise_open_files
-from watches import render
 
 FLEETS = (Fleet(1000, 20), Fleet(1000, 1))
 RUNS = 7
@@ -136,16 +134,14 @@ def _prepare(kv: KV, which: Fleet) -> None:
 
 @contextlib.contextmanager
 def _planner(folder: Path, consul: servers.Consul) -> Iterator[Running]:
-    """A planner under supervisord, as `hydra node run --planner` starts it."""
-    root = folder / "root"
-    files = render.Files.of(root, "cluster", folder)
-    programs = render.Programs(sys.executable, str(program("consul")), "", "/usr/bin/setpriv")
-    files.logs.mkdir(parents=True)
-    own = settings.Settings(root=root, node=PLANNER, config=folder / "none.toml")
-    files.config.write_text(render.supervisord(own, PLANNER, files, programs, "cluster"))
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(files.config)]
-    environment = {"HYDRA_ROOT": str(root), "HYDRA_NODE": PLANNER} | consul.environment()
-    running = start(PLANNER, command, files.logs / "start.log", environment)
+    """A planner, as a machine runs one."""
+    environment = {
+        "PATH": path_of_programs(),
+        "HYDRA_ROOT": str(folder / "root"),
+        "HYDRA_NODE": PLANNER,
+        **consul.environment(),
+    }
+    running = supervised(PLANNER, folder, environment, "--planner")
     try:
         yield running
     finally:

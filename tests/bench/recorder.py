@@ -32,6 +32,7 @@ class Recorder:
         self._end = asyncio.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="recorder")
+        self._last_at = time.time()
         self.events: list[Event] = []
         self.last: dict[str, bytes] = {}
 
@@ -56,6 +57,15 @@ class Recorder:
                     raise TimeoutError(f"after {limit_s:g} s still not true: {what}")
                 self._changed.wait(1.0)
 
+    def rest(self, span_s: float, limit_s: float) -> None:
+        """Return once nothing was read for `span_s`; raises TimeoutError when that never comes."""
+        until = time.monotonic() + limit_s
+        while (left_s := self._last_at + span_s - time.time()) > 0:
+            if time.monotonic() > until:
+                raise TimeoutError(f"after {limit_s:g} s there is still no rest")
+            with self._changed:
+                self._changed.wait(left_s)
+
     def since(self, moment: float) -> list[Event]:
         """What was read at `moment` or later, in order."""
         with self._changed:
@@ -65,6 +75,7 @@ class Recorder:
         with self._changed:
             self.events.append(Event(read.at, key, read.value))
             self.last[key] = read.value
+            self._last_at = read.at
             self._changed.notify_all()
 
     def _run(self) -> None:

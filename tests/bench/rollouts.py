@@ -1,8 +1,9 @@
 """Rollbacks and the way forward again on a real local cluster: what figures 3 and 5 are taken from.
 
-Three nodes with a replica each, two releases that all nodes hold. In each cycle the newer one is rejected and
-accepted again, by the `hydra` command; each replica is reloaded twice. Moments are those at which a client of
-Consul read them, and those that the service noted itself.
+Three nodes with a replica each, two releases that all nodes hold. In each cycle the newer one is rejected
+and accepted again, by the `hydra` command; each replica is reloaded twice. The rollback comes to a cluster
+at rest, when nobody writes any more what the rollout before it has changed. Moments are those at which a
+client of Consul read them, and those that the service noted itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from handlers.core import codec, keys
 from handlers.core.model import Desired, InstanceState, Ready, States, Step
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.version import Version
+from handlers.settings import Limits
 from hydra_cli.dev.cluster import Cluster
 from hydra_cli.dev.ports import free_port
 from tests.bench import fleet, service
@@ -35,6 +37,7 @@ OLD, NEW = fleet.version(1), fleet.version(2)
 NODES = 3
 DRAIN_S = 0.2
 FILE_BYTES = 1 << 20
+REST_S = Limits().plan_pause_s + 1.0  # plan comes back to what it has just planned after that pause
 LIMIT_S = 120.0
 TEMPLATE = f"""
 DATA_TEMPLATE = {{
@@ -90,6 +93,7 @@ def cycles(count: int, told: bool) -> Cycles:
             stage.publish(recorder, NEW)
             found = Cycles()
             for _ in range(count):
+                recorder.rest(REST_S, LIMIT_S)
                 found.rollbacks.append(stage.rollback(recorder, found.moves))
                 stage.forward(recorder, found.moves)
     return found
