@@ -43,21 +43,31 @@ def kill_download(root: Path, channel: Channel, version: str, least_files: int, 
 
     Raises `HydraError` when the download was over before it could be hit, `Timeout` when it never began.
     """
+    writer = _in_the_middle(root, channel, version, least_files, limit_s)
+    program = _command(writer.pid)
+    writer.send(signal.SIGKILL)
+    _require_unfinished(root, channel, version)
+    return Hit(writer.pid, program, bytes_of(root, channel, version), _finished(root, channel, version))
+
+
+def _in_the_middle(root: Path, channel: Channel, version: str, least_files: int, limit_s: float) -> Process:
+    """Who downloads the release, as soon as the files are there that were waited for."""
     until = time.monotonic() + limit_s
     staging = tuple(volume / "staging" / channel / version for volume in (root / "volumes").iterdir())
     writer = None
     while time.monotonic() < until:
+        _require_unfinished(root, channel, version)
         # the search takes a while, so it comes first: then the file that is waited for is noticed at once
         writer = writer if writer and writer.alive else _writer(staging)
         if writer and len(_finished(root, channel, version)) >= least_files:
-            program = _command(writer.pid)
-            writer.send(signal.SIGKILL)
-            finished = _finished(root, channel, version)
-            return Hit(writer.pid, program, bytes_of(root, channel, version), finished)
-        if (root / "releases" / channel / version).exists():
-            raise HydraError(f"the download of {version} was over before it could be killed")
+            return writer
         time.sleep(LOOK_S)
     raise Timeout(f"{limit_s:.0f} s are over, still waiting for the download of {version} to begin")
+
+
+def _require_unfinished(root: Path, channel: Channel, version: str) -> None:
+    if (root / "releases" / channel / version).exists():
+        raise HydraError(f"the download of {version} was over before it could be killed")
 
 
 def _finished(root: Path, channel: Channel, version: str) -> dict[int, int]:
@@ -75,8 +85,12 @@ def _writer(folders: Collection[Path]) -> Process | None:
 
 
 def _command(pid: int) -> str:
-    """The last words of a process's command line, which name the handler."""
-    return " ".join(Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")[-2:])
+    """The last words of a process's command line, which name the handler; empty when it is gone."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    return " ".join(line.decode(errors="replace").rstrip("\0").split("\0")[-2:])
 
 
 def _open_files() -> Iterator[tuple[int, str]]:
