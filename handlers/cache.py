@@ -51,8 +51,10 @@ class Cache:
         copies = self._ram.copies()
         linked = {piece for piece in self._want | copies if self._ram.linked(piece)}
         sizes = {}
+        filling = self._filling[0] if self._filling else None
         for piece in self._want - linked:
-            size = 0 if piece in copies else self._ram.size(piece)
+            # what is being filled has its room already, and takes more and more of what is still free
+            size = 0 if piece in copies or piece == filling else self._ram.size(piece)
             if size is not None and self._failed.get(piece, 0.0) <= self._clock():
                 sizes[piece] = size
         room = self._ram.room() if sizes else 0

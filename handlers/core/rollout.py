@@ -163,7 +163,10 @@ def _first_call(state: InstanceState, facts: Facts) -> Next:
 
 def _rest(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan, frozen: bool) -> Next:
     served = state.served or bool(facts.in_service)
-    kept = {name: medium for name, medium in state.media.items() if name in aim.media}
+    kept = state.media
+    if aim.releases == state.releases:
+        # only then `aim` tells what is in RAM of what it runs; until its view is flipped it reads from there
+        kept = {name: medium for name, medium in state.media.items() if name in aim.media}
     calm = replace(state, step=Step.IDLE, served=served, media=kept)
     if settled(calm, aim):
         failed = state.reason.startswith(Reason.FIRST_FAILED.split("{", maxsplit=1)[0]) and not served

@@ -95,6 +95,30 @@ def test_giving_up_an_alias_ends_though_it_fails(step: Step) -> None:
     assert (done.step, done.releases) == (Step.IDLE, OLD)
 
 
+@pytest.mark.parametrize(
+    ("plan", "frozen", "step"),
+    [(PLAN, False, Step.DRAIN), (PLAN, True, Step.IDLE), (replace(PLAN, paused=True), False, Step.IDLE)],
+    ids=["draining", "frozen", "paused"],
+)
+def test_instance_reads_from_ram_until_its_view_is_flipped(
+    plan: ServicePlan, frozen: bool, step: Step
+) -> None:
+    """Or the copy would be dropped from under its last requests."""
+    state = replace(IDLE, media={"places/table": "RAM"})
+
+    after = advance(state, AT_NEW, Facts(in_service=True), plan, frozen).state
+
+    assert (after.step, after.media) == (step, {"places/table": "RAM"})
+    flipped = advance(replace(after, step=Step.FLIP, moving=NEW), AT_NEW, QUIET, PLAN).state
+    assert flipped.media == {}
+
+
+def test_copy_that_is_gone_is_not_read_any_more() -> None:
+    state = replace(IDLE, media={"places/table": "RAM"})
+
+    assert advance(state, AT_OLD, Facts(in_service=True), PLAN).state.media == {}
+
+
 def test_a_dropped_alias_leaves_with_the_next_move() -> None:
     state = replace(IDLE, releases={**OLD, "gone": V1})
 
