@@ -100,6 +100,7 @@ class Moves:
         state = self._book.instances[key]
         releases = {alias: release.version for alias, release in self._views.current(key).items()}
         back = replace(state, state=Ready.READY, step=Step.IDLE, releases=releases, moving={}, back=False)
+        self._sight.end_maintenance(instance)
         self._slots.hold(key, instance)
         self._book.commit({key: replace(back, reason=reason, since=_now())}, self._slots.leave(key))
         self._slots.left(key)

@@ -155,15 +155,15 @@ class ReloadRun:
     def _one(self, key: InstanceKey, instance: Instance) -> float | None:
         """One instance as far as it goes; seconds after which to look at it again."""
         state, plan = self._book.instances[key], self._home.plan(key.service)
-        if plan is None:
+        try:
+            if plan is not None:
+                return self._moves.step(self._case(key, instance, state, plan))
             # nobody subscribed it (any more): it keeps what it has
             if is_moving(state):
                 self._moves.let_go(key, instance, Reason.NO_PLAN.say())
             else:
                 self._moves.note(key, replace(state, reason=Reason.NO_PLAN.say()))
             return None
-        try:
-            return self._moves.step(self._case(key, instance, state, plan))
         except (Conflict, Temporary):
             raise
         except HydraError as e:

@@ -151,6 +151,11 @@ class Sight:
         if instance.health == "consul":
             self._listing(instance.consul_name)
 
+    def end_maintenance(self, instance: Instance) -> None:
+        """End a maintenance mode that Hydra may have set, whatever the subscription says now."""
+        if instance.health == "consul":
+            self._services.maintenance(instance, False)
+
     def forget(self, key: InstanceKey) -> None:
         """The instance is gone."""
         self._tracks.pop(key, None)
@@ -205,7 +210,13 @@ class Sight:
 
     def _switch_maintenance(self, case: Case, state: InstanceState, track: _Track) -> None:
         """Set or end Consul's maintenance mode, once per phase."""
-        if case.policy.drain is not Drain.MAINTENANCE or state.step not in (Step.DRAIN, Step.RETURN):
+        if state.step not in (Step.DRAIN, Step.RETURN):
+            return
+        if case.policy.drain is not Drain.MAINTENANCE:
+            # the subscription may have changed since the instance went out
+            if state.step is Step.RETURN and track.switched_for != (state.step, track.phase):
+                self.end_maintenance(case.instance)
+                track.switched_for = (state.step, track.phase)
             return
         if track.switched_for != (state.step, track.phase):
             self._services.maintenance(case.instance, state.step is Step.DRAIN)

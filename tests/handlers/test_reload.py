@@ -16,7 +16,7 @@ from handlers.adapters.ports import Op
 from handlers.adapters.views import Views
 from handlers.core import codec, keys
 from handlers.core.errors import Conflict, Denied, Temporary
-from handlers.core.model import Instance, NodeInfo, Ready, SlotEntry, Slots, States, Step, VolumeInfo
+from handlers.core.model import Desired, Instance, NodeInfo, Ready, SlotEntry, Slots, States, Step, VolumeInfo
 from handlers.core.names import InstanceKey
 from handlers.core.version import ReleaseId
 from tests.handlers.reload_fleet import PLACES, V1, V2, V3, Fleet, Node, S
@@ -428,6 +428,36 @@ def test_maintenance_is_set_and_ended(fleet: Fleet) -> None:
 
     assert node.services.maintained == [("a", True), ("a", False)]
     assert serving(fleet) == {(V2, True)}
+
+
+def test_maintenance_ends_though_the_way_to_drain_was_changed_meanwhile(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    fleet.want(V2, drain="maintenance", drain_s=60.0)
+    run = in_thread(node)
+    wait(lambda: node.services.maintained == [("a", True)])
+
+    fleet.want(drain="check", drain_s=0.02)
+    run.join()
+
+    assert node.services.maintained == [("a", True), ("a", False)]
+    assert serving(fleet) == {(V2, True)}
+
+
+def test_instance_of_a_service_that_was_unsubscribed_in_mid_move_is_let_go(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    fleet.want(V2, drain="maintenance", drain_s=60.0)
+    run = in_thread(node)
+    wait(lambda: node.services.maintained == [("a", True)])
+
+    node.generation += 1
+    node.local.write("desired", codec.encode(Desired(node="n1", generation=node.generation)))
+    fleet.put(keys.actual("n1"), b"unsubscribed")
+    run.join()
+
+    assert node.services.maintained == [("a", True), ("a", False)]
+    assert (node.state().state, node.state().step) == (Ready.READY, Step.IDLE)
+    assert node.state().releases == {"places": V1}
+    assert fleet.slots().out == {}
 
 
 def test_what_is_denied_for_one_instance_stops_no_other(fleet: Fleet) -> None:
