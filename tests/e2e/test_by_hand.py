@@ -201,7 +201,7 @@ def test_token_of_one_role_cannot_do_the_work_of_another(scene: Scene) -> None:
     scene.hydra("publish", str(scene.template), "--channel", scene.channel, role="reader", code=4)
     scene.hydra("pin", scene.channel, V1, role="reader", code=4)
     scene.hydra("subscribe", scene.service, "--channel", scene.channel, role="publisher", code=4)
-    scene.hydra("rollback", scene.channel, role="reader", code=4)
+    scene.hydra("reject", scene.channel, V1, role="reader", code=4)
 
     after = scene.cluster.kv().list(keys.channel(scene.channel)).entries
     assert {k: e.index for k, e in after.items()} == {k: e.index for k, e in before.items()}

@@ -56,7 +56,7 @@ def test_sync_that_is_killed_again_and_again_ends_with_the_whole_release_and_nev
         until("sync runs, or is done", lambda: scene.running("n1", "sync") or scene.holds("n1", V2))
         if len(killed) >= KILLS or scene.holds("n1", V2):
             break
-        time.sleep(chance.uniform(0, 0.4))  # anywhere in its work
+        time.sleep(chance.uniform(0, 0.05 * (1 + len(killed))))  # at its start, then ever further in its work
         now = phase(scene, root)
         killed += [now] * bool(kill(scene.running("n1", "sync")))
         if scene.folder("n1", V2).exists():

@@ -37,6 +37,7 @@ def test_release_is_in_ram_before_a_replica_moves_to_it(scene: Scene) -> None:
     (replica,) = scene.start("n1")
     scene.await_running(V1)
     assert link(scene, V1).is_relative_to(ram_copy(scene, V1).resolve())
+    loads = scene.answer(replica)[1]["loads"]
 
     scene.publish(V2)
     scene.await_running(V2)
@@ -44,7 +45,7 @@ def test_release_is_in_ram_before_a_replica_moves_to_it(scene: Scene) -> None:
     assert link(scene, V2).is_relative_to(ram_copy(scene, V2).resolve())
     until("the old copy left RAM", lambda: not ram_copy(scene, V1).exists())
     assert link(scene, V1).exists()  # on disk, for a rollback
-    assert scene.answer(replica)[1]["loads"] == 2
+    assert scene.answer(replica)[1]["loads"] == loads + 1
 
 
 def test_release_that_does_not_fit_beside_the_old_one_is_taken_by_way_of_the_disk(harm: Scene) -> None:
