@@ -143,7 +143,7 @@ class ReloadRun:
         if self._book.load():
             log.warning("reload", "the KV is behind this node; its states are written anew")
             self._book.commit({})
-        for name in sorted({key.service for key in (*self._book.instances, *self._home.here)}):
+        for name in sorted(self._slots.entered_for()):
             states = {k: s for k, s in self._book.instances.items() if k.service == name}
             busy = {keys.slot_id(self._ctx.node, key) for key, s in states.items() if is_moving(s)}
             try:

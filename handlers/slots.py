@@ -6,6 +6,7 @@ every step: a run that froze, and whose session ended meanwhile, writes nothing 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from datetime import UTC, datetime
 
@@ -13,6 +14,7 @@ from handlers.adapters.kv import SessionKeeper
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import KV, Cas, CheckSession, Delete, Lock, Op
 from handlers.core import codec, keys
+from handlers.core.errors import HydraError
 from handlers.core.model import Instance, SlotEntry, Slots
 from handlers.core.names import InstanceKey, Service
 
@@ -83,6 +85,21 @@ class SlotBook:
         else:
             self._kv.txn(self.enter(key, instance, slots, index))
         self._held.add(key)
+
+    def entered_for(self) -> set[Service]:
+        """The services of which instances of this node are entered.
+
+        Also those of which the node has none any more: an entry that a restored KV brought back would take
+        its part of the budget for ever.
+        """
+        found = set()
+        for key, entry in self._kv.list(keys.SLOTS).entries.items():
+            with contextlib.suppress(HydraError):  # a lock, or nothing that could be put right from here
+                service = Service.parse(key.removeprefix(keys.SLOTS))
+                out = codec.decode(Slots, entry.value, key).out
+                if any(slot.node == self._node for slot in out.values()):
+                    found.add(service)
+        return found
 
     def clean(self, service: Service, busy: Collection[str]) -> None:
         """Remove entries of this node whose instances are not in the middle of a move."""

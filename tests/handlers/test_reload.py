@@ -17,7 +17,7 @@ from handlers.adapters.views import Views
 from handlers.core import codec, keys
 from handlers.core.errors import Conflict, Denied, Temporary
 from handlers.core.model import Desired, Instance, NodeInfo, Ready, SlotEntry, Slots, States, Step, VolumeInfo
-from handlers.core.names import InstanceKey
+from handlers.core.names import InstanceKey, Service
 from handlers.core.version import ReleaseId
 from tests.handlers.reload_fleet import PLACES, V1, V2, V3, Fleet, Node, S
 
@@ -403,6 +403,23 @@ def test_a_slot_that_nobody_uses_is_given_back(fleet: Fleet) -> None:
     fleet.run()
 
     assert fleet.slots().out == {}
+
+
+def test_a_slot_of_a_service_that_left_the_node_is_given_back(fleet: Fleet) -> None:
+    """A restored KV may have one, and would count it for ever: the node is alive."""
+    started(fleet, n1=("a",))
+    other = Service("prod/search/left")
+    mine = SlotEntry(node="n1", instance="x", incarnation="1")
+    foreign = SlotEntry(node="n2", instance="x", incarnation="1")
+    fleet.put(keys.slots(other), codec.encode(Slots(out={"n1.x": mine, "n2.x": foreign})))
+    fleet.put(keys.slot_lock(other, "n1.x"), b"session")
+
+    fleet.run()
+
+    entry, _ = fleet.kv.get(keys.slots(other))
+    assert entry is not None
+    assert codec.decode(Slots, entry.value, entry.key).out == {"n2.x": foreign}
+    assert fleet.kv.get(keys.slot_lock(other, "n1.x"))[0] is None
 
 
 def test_a_lost_session_is_made_good(fleet: Fleet) -> None:
