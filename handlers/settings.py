@@ -53,7 +53,6 @@ class Settings:
     limits: Limits = Limits()
     volumes: Mapping[str, VolumeInfo] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
-    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     supervisor_url: str = ""
     supervisor_include: str = ""
 
@@ -71,7 +70,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         raise Malformed(f"HYDRA_CONFIG: no file {path}")
     else:
         table = {}
-    known = {"limits", "volumes", "labels", "commands", "supervisor", "node", "root"}
+    known = {"limits", "volumes", "labels", "supervisor", "node", "root"}
     if unknown := set(table) - known:
         raise Malformed(f"{path}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
     supervisor = table.get("supervisor", {})
@@ -82,7 +81,6 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         limits=_limits(table.get("limits", {}), path),
         volumes=_volumes(table.get("volumes", {}), path),
         labels={str(k): str(v) for k, v in table.get("labels", {}).items()},
-        commands={k: tuple(str(word) for word in v) for k, v in table.get("commands", {}).items()},
         supervisor_url=str(supervisor.get("url", "")),
         supervisor_include=str(supervisor.get("include", "")),
     )

@@ -19,7 +19,6 @@ class Reason(StrEnum):
     POLICY = "stays as it is: {error}"
     BUDGET = "waits: {out} out for a reload and {sick} not in service, of {budget} allowed: {who}"
     UNSEEN = "waits: the health of {who} cannot be seen"
-    LOST_RACE = "waits: another instance was admitted first"
     FIRST = "starts with the releases of its view"
     FIRST_FAILED = "has its view; its first reload failed: {error}"
     DRAINING = "waits until it is out of service and its drain time is over"

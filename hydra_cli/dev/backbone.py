@@ -15,7 +15,7 @@ from handlers.core.model import Meta
 from hydra_cli.dev import servers
 from hydra_cli.dev.access import PLANNER_NODE, Access
 from hydra_cli.dev.folder import as_toml
-from hydra_cli.dev.node import MARK, Supervisor, path_of_programs, supervised, supervisor_at
+from hydra_cli.dev.node import MARK, path_of_programs, supervised
 from hydra_cli.programs import program
 
 SESSION_TTL_MIN = "1s"  # Consul's own least is 10 s; tests may ask for less
@@ -49,11 +49,6 @@ class Backbone:
     def planner_root(self) -> Path:
         """The planner's HYDRA_ROOT."""
         return self.folder / "planner" / "root"
-
-    @property
-    def supervisor(self) -> Supervisor:
-        """The XML-RPC interface `supervisor` of the planner."""
-        return supervisor_at(self.planner_root, "cluster", self._planner_runs)
 
     @property
     def server(self) -> servers.ConsulAgent:

@@ -186,11 +186,6 @@ class Cluster:
         """The XML-RPC interface `supervisor` of a node; raises `Temporary` when that is not there."""
         return self.node(name).supervisor
 
-    @property
-    def planner_supervisor(self) -> Supervisor:
-        """The XML-RPC interface `supervisor` of the planner."""
-        return self._backbone.supervisor
-
     def add_service(self, node: str, name: str, command: Sequence[str], environ: Mapping[str, str]) -> None:
         """Run `command` as the program `name` under a node's supervisord: a service, not a part of Hydra."""
         self.node(node).add_service(name, command, environ)

@@ -78,14 +78,6 @@ def await_end(processes: Iterable[Process], limit_s: float) -> list[Process]:
     return left
 
 
-def end_marked(name: str, value: str, grace_s: float) -> None:
-    """End all marked processes: asked first, killed after `grace_s`; again until none is left."""
-    for process in (first := marked(name, value)):
-        process.send(signal.SIGTERM)
-    await_end(first, grace_s)
-    kill_marked(name, value)
-
-
 def kill_marked(name: str, value: str) -> None:
     """Kill all marked processes as a power cut would: stopped first, so that none acts on another's death."""
     while processes := marked(name, value):

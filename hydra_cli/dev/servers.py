@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import secrets
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -224,14 +223,6 @@ class Running:
         """End by force, as a crash would."""
         self.process.kill()
         self.process.wait()
-
-    def freeze(self) -> None:
-        """Stop the process where it is (SIGSTOP)."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on (SIGCONT)."""
-        self.process.send_signal(signal.SIGCONT)
 
     def last_lines(self, count: int = 15) -> str:
         """The end of the log, for error texts."""
