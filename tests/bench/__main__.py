@@ -8,7 +8,7 @@ import os
 import sys
 
 from tests.bench import machine
-from tests.bench.report import Findings, table, verdicts
+from tests.bench.report import Findings, Row, table, verdicts
 
 FIGURES = {1: "start_up", 2: "propagation", 3: "rollback", 4: "memory", 5: "reloads"}
 
@@ -23,15 +23,16 @@ def main(arguments: list[str]) -> None:
     _forget_environment()
     for name, text in machine.description():
         print(f"{name:16} {text}", flush=True)
-    found = [_measured(figure) for figure in sorted(set(wanted))]
-    print("\n" + table([row for findings in found for row in findings.rows]) + "\n")
-    for sentence in (*(note for findings in found for note in findings.notes), ""):
-        print(sentence)
-    print("\n".join(verdicts([row for findings in found for row in findings.rows])))
+    rows: list[Row] = []
+    for figure in sorted(set(wanted)):
+        print(f"\nfigure {figure}: measuring; others use {machine.busy():.0%} of the processors", flush=True)
+        findings = _measured(figure)
+        rows += findings.rows
+        print("\n".join((table(findings.rows), *findings.notes)), flush=True)
+    print("\n" + "\n".join(verdicts(rows)))
 
 
 def _measured(figure: int) -> Findings:
-    print(f"figure {figure}: measuring; others use {machine.busy():.0%} of the processors", flush=True)
     module = importlib.import_module(f"tests.bench.{FIGURES[figure]}")
     findings: Findings = module.measure()
     return findings

@@ -94,9 +94,9 @@ def measure() -> Findings:
             runs = asyncio.run(_measured(Path(name), which))
         what = f"publish → {which.nodes:,} nodes have read it, {which.services} service(s)"
         findings.rows.append(Row(2, what, [run.last for run in runs], aim=AIM_MS))
-        for name in ("announced", "turn", "first", "over"):
-            values = [getattr(run, name) for run in runs]
-            findings.rows.append(Row(2, f"   … of which until {_STEPS[name]}", values))
+        for name, step in _STEPS.items():
+            findings.rows.append(Row(2, f"   … until {step}", [getattr(run, name) for run in runs]))
+        findings.rows.append(Row(2, "   plan's own turn", [run.over - run.turn for run in runs]))
         spread = median([run.last - run.first for run in runs])
         findings.notes.append(
             f"(2) {which.services} service(s): first to last node {spread:.0f} ms (median); in each of "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import machine, proc, watchers
+from tests.bench import machine, memory, proc, watchers
 from tests.bench.proc import Mapped, Process
 
 SMAPS = """\
@@ -71,6 +71,20 @@ def test_own_process_is_found_with_its_memory() -> None:
     assert any("pytest" in word for word in own.words)
     pieces = proc.mapped(Path(f"/proc/{os.getpid()}/smaps").read_text())
     assert 0 < proc.pss(os.getpid()) <= proc.alone([pieces]) * 1.2
+
+
+@pytest.mark.parametrize(
+    ("words", "label"),
+    [
+        ("/venv/bin/python -I -m supervisor.supervisord -c /root/state/supervisord.conf", "supervisord"),
+        ("/usr/bin/consul watch -shell=false -type=key -key=hydra/v1/desired/n1 python", "consul watch"),
+        ("/cache/bin/consul-template -config=/root/base.hcl", "consul-template"),
+        ("/venv/bin/python -I -m handlers.main discover", "discover"),
+        ("/bin/sleep 1", "/bin/sleep 1"),
+    ],
+)
+def test_processes_of_a_node_are_told_by_their_command_lines(words: str, label: str) -> None:
+    assert memory.label(words.split()) == label
 
 
 def test_mappings_tell_file_pages_from_own_ones() -> None:
