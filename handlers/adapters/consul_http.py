@@ -14,11 +14,11 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from handlers.core.errors import Denied, HydraError, Temporary, Usage
-from handlers.core.quick import dataclass
 
 DEFAULT_ADDRESS = "127.0.0.1:8500"
 ANSWER_TIMEOUT_S = 15.0
