@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Agent, Consul
 from handlers.core.errors import Temporary
-from handlers.core.quick import dataclass
 from handlers.settings import Settings
 
 AGENT_NAME = "agent-name"

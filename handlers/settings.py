@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from handlers.core.errors import Malformed
 from handlers.core.model import DISK, RAM, VolumeInfo
-from handlers.core.quick import dataclass
 
 DEFAULT_ROOT = "/var/lib/hydra"
 DEFAULT_CONFIG = "/etc/hydra/node.toml"

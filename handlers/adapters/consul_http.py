@@ -7,20 +7,18 @@ well, so that one environment file serves `consul watch`, consul-template and th
 from __future__ import annotations
 
 import base64
+import http.client
 import os
+import select
 import socket
+import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
-from handlers.adapters.http11 import Connection, Response, split_host, tcp, unix
 from handlers.core.errors import Denied, HydraError, Temporary, Usage
-from handlers.core.quick import dataclass
-
-if TYPE_CHECKING:
-    import ssl
 
 DEFAULT_ADDRESS = "127.0.0.1:8500"
 ANSWER_TIMEOUT_S = 15.0
@@ -114,8 +112,10 @@ class Transport:
     def __init__(self, address: Address) -> None:
         self.address = address
         self._own = threading.local()
-        self._headers = _headers(address)
-        self._connect = _connector(address)
+        self._headers = {"X-Consul-Token": address.token} if address.token else {}
+        if address.auth:
+            self._headers["Authorization"] = "Basic " + base64.b64encode(address.auth.encode()).decode()
+        self._tls = _tls_context(address) if address.tls else None
 
     def request(
         self,
@@ -135,82 +135,105 @@ class Transport:
         if params:
             target += "?" + urlencode(params)
         what = f"{method} {self.address}/v1/{path}"
-        connection, reused = self._connection()
+        connection, reused = self._connection(timeout_s)
         try:
-            response = connection.exchange(method, target, body, timeout_s)
-        except OSError as e:
+            answer, header = self._exchange(connection, method, target, body)
+        except (OSError, http.client.HTTPException) as e:
             self._drop()
-            if reason := getattr(
-                e, "verify_message", ""
-            ):  # of `ssl`, which is imported only where it is used
-                raise HydraError(f"{what}: the agent's certificate: {reason}") from e
+            if isinstance(e, ssl.SSLCertVerificationError):
+                raise HydraError(f"{what}: the agent's certificate: {e.verify_message}") from e
             if method != "GET" or not reused or isinstance(e, TimeoutError):
                 raise Temporary(f"{what}: no answer from Consul ({_reason(e)})") from e
             return self.request(method, path, params, body, timeout_s, accept)
-        answer = _answer(response)
         if answer.status not in accept:
             raise _error(answer, what)
-        if response.headers.get("x-consul-results-filtered-by-acls", "").lower() == "true":
+        if header.get("X-Consul-Results-Filtered-By-ACLs", "").lower() == "true":
             raise Denied(f"{what}: the token may not see all of this; a filtered list must not look short")
         return answer
 
-    def _connection(self) -> tuple[Connection, bool]:
+    def _exchange(
+        self, connection: http.client.HTTPConnection, method: str, target: str, body: bytes | None
+    ) -> tuple[Answer, http.client.HTTPMessage]:
+        connection.request(method, target, body=body, headers=self._headers)
+        response = connection.getresponse()
+        data = response.read()
+        if response.will_close:
+            self._drop()
+        index = response.headers.get("X-Consul-Index", "")
+        # index 0 would turn every blocking query into a busy loop
+        known = max(1, int(index)) if index.isdecimal() else 0
+        return Answer(response.status, known, data, response.headers.get("Date", "")), response.headers
+
+    def _connection(self, timeout_s: float) -> tuple[http.client.HTTPConnection, bool]:
         """This thread's connection and whether it was used before."""
-        kept: Connection | None = getattr(self._own, "connection", None)
-        if kept is not None and kept.usable:
+        kept: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
+        if kept is not None and kept.sock is not None and not _closed_by_peer(kept.sock):
+            kept.timeout = timeout_s
+            kept.sock.settimeout(timeout_s)
             return kept, True
         self._drop()
-        self._own.connection = fresh = Connection(self._connect, self._headers)
+        self._own.connection = fresh = self._open(timeout_s)
         return fresh, False
 
+    def _open(self, timeout_s: float) -> http.client.HTTPConnection:
+        if self.address.socket_path:
+            return _UnixConnection(self.address.socket_path, timeout_s)
+        try:
+            if self._tls:
+                return _TlsConnection(self.address, self._tls, timeout_s)
+            return _TcpConnection(self.address.host, timeout=timeout_s)
+        except http.client.InvalidURL as e:
+            raise Usage(f"CONSUL_HTTP_ADDR: {e}") from None
+
     def _drop(self) -> None:
-        kept: Connection | None = getattr(self._own, "connection", None)
+        kept: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
         if kept is not None:
             kept.close()
         self._own.connection = None
 
 
-def _headers(address: Address) -> dict[str, str]:
-    """What goes with every request; raises `Usage` on what would break out of its line."""
-    headers = {"Host": address.host}
-    if address.token:
-        headers["X-Consul-Token"] = address.token
-    if address.auth:
-        headers["Authorization"] = "Basic " + base64.b64encode(address.auth.encode()).decode()
-    for name, value in headers.items():
-        if not (value.isascii() and value.isprintable()):
-            raise Usage(
-                f"{name}: it has characters that HTTP does not carry (see CONSUL_HTTP_ADDR and _TOKEN)"
-            )
-    return headers
+class _Connection(http.client.HTTPConnection):
+    """Closes itself: it ends with its thread, which knows nothing of it."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
-def _connector(address: Address) -> Callable[[float], socket.socket]:
-    """How connections to the agent are opened; raises `Usage` on a port or certificates that are none."""
-    if address.socket_path:
-        return unix(address.socket_path)
-    try:
-        host, port = split_host(address.host, 443 if address.tls else 80)
-    except ValueError:
-        raise Usage(f"CONSUL_HTTP_ADDR: {address.host!r} does not end in a port") from None
-    return _tls(address, tcp(host, port), host) if address.tls else tcp(host, port)
+class _TcpConnection(_Connection):
+    """Header and body leave at once: with Nagle's algorithm a small PUT would wait for an acknowledgement."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _tls(
-    address: Address, connect: Callable[[float], socket.socket], host: str
-) -> Callable[[float], socket.socket]:
-    """TLS with CONSUL_TLS_SERVER_NAME, or the host, as the name that the certificate must have."""
-    context = _tls_context(address)
+class _UnixConnection(_Connection):
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
 
-    def secured(timeout_s: float) -> socket.socket:
-        return context.wrap_socket(connect(timeout_s), server_hostname=address.server_name or host)
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
-    return secured
+
+class _TlsConnection(_TcpConnection):
+    """TLS with CONSUL_TLS_SERVER_NAME as the name that the certificate must have."""
+
+    default_port = http.client.HTTPS_PORT
+
+    def __init__(self, address: Address, context: ssl.SSLContext, timeout_s: float) -> None:
+        super().__init__(address.host, timeout=timeout_s)
+        self._context = context
+        self._server_name = address.server_name or self.host
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = self._context.wrap_socket(self.sock, server_hostname=self._server_name)
 
 
 def _tls_context(address: Address) -> ssl.SSLContext:
-    import ssl
-
     try:
         context = ssl.create_default_context(cafile=address.ca_file or None, capath=address.ca_folder or None)
         if address.client_cert:
@@ -223,11 +246,11 @@ def _tls_context(address: Address) -> ssl.SSLContext:
     return context
 
 
-def _answer(response: Response) -> Answer:
-    index = response.headers.get("x-consul-index", "")
-    # index 0 would turn every blocking query into a busy loop
-    known = max(1, int(index)) if index.isdecimal() else 0
-    return Answer(response.status, known, response.body, response.headers.get("date", ""))
+def _closed_by_peer(sock: socket.socket) -> bool:
+    """True when an idle connection has something to read, which can only be its end."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _reason(e: BaseException) -> str:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from handlers.adapters.local import LocalState
 from handlers.core.errors import Usage
 from handlers.core.holdings import LONGEST_RETRY_S, Failure, retry_delay_s
-from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId
 
 _NODE, _FAILURES, _UNDESIRED, _VIEWED = "node", "sync/failures", "sync/undesired", "sync/viewed"

@@ -7,9 +7,9 @@ fails when anybody changed `slots/<s>` in between.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from handlers.core.model import SlotEntry
-from handlers.core.quick import dataclass
 from handlers.core.reasons import Reason
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from handlers.core.claims import BRAKED, Holds, Home, Ledger, claims, lost, ram
 from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, ServicePlan, Subscription
 from handlers.core.names import Channel, Service
-from handlers.core.quick import dataclass
 from handlers.core.targets import proven_versions, service_plan, subscription_of
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import NodeFacts, ServiceFacts, World

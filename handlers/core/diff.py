@@ -12,10 +12,10 @@ waiting and deleting is in one place and can be tried from every state.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from handlers.core.holdings import NOTHING, Facts, Piece, Space, missing
 from handlers.core.model import DISK, RAM, Release, ReleaseStatus, State
-from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from handlers.core.model import Hold, Release
 from handlers.core.names import Channel
-from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId
 
 

@@ -7,12 +7,11 @@ no instance of this node has loaded from it; what does not fit is read from disk
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from handlers.core.holdings import Piece
 from handlers.core.model import Desired, InstanceState
 from handlers.core.names import Channel, InstanceKey
-from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId
 
 

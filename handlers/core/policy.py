@@ -19,11 +19,11 @@ The command line checks a subscription with `parse`; nodes use what it returns.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from handlers.core.errors import Usage
-from handlers.core.quick import dataclass
 
 SIGNALS = ("HUP", "USR1", "USR2", "TERM", "INT", "WINCH")
 STATE_FILE, READINESS_FILE = "state", "readiness.json"  # in every view, beside the aliases

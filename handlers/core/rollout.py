@@ -14,12 +14,11 @@ dies anywhere is followed by one that reads the state and goes on. `handlers.rel
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from handlers.core.model import AliasPlan, InstanceState, Ready, ServicePlan, Step, Verdicts
 from handlers.core.names import Channel
-from handlers.core.quick import dataclass
 from handlers.core.reasons import Reason
 from handlers.core.version import ReleaseId, Version
 

@@ -11,11 +11,11 @@ Order comes from sequence numbers; the only clock is `now`, for pins that end by
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from handlers.core.model import Alarm, AliasPlan, Control, Pin, ServicePlan, Subscription, Verdict
 from handlers.core.names import Channel
-from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import ChannelFacts, ServiceFacts, World
 

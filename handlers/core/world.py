@@ -7,13 +7,12 @@ that decisions hold the last good state instead of acting on a gap.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 from handlers.core import model
 from handlers.core.names import Channel, InstanceKey, Service, segment
-from handlers.core.quick import dataclass
 from handlers.core.version import Version
 
 _SETTINGS = model.ChannelSettings()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from handlers.core.model.base import Doc, Part, count
 from handlers.core.names import Channel, InstanceKey, Service
-from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId, Version
 
 

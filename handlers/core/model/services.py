@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from handlers.core.model.base import Doc, Note, Part
 from handlers.core.names import Channel
-from handlers.core.quick import dataclass
 from handlers.core.version import ReleaseId, Version
 
 
