@@ -22,7 +22,7 @@ from handlers.core.errors import HydraError, Malformed
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Slots, Step, Verdict
 from handlers.core.names import InstanceKey
 from handlers.core.reasons import Reason
-from handlers.core.rollout import Do, Next, advance, blamed
+from handlers.core.rollout import Do, Goal, Next, advance, blamed, stays
 from handlers.core.version import Version
 from handlers.sight import Case, Sight
 from handlers.slots import SlotBook
@@ -98,8 +98,9 @@ class Moves:
     def let_go(self, key: InstanceKey, instance: Instance, reason: str) -> None:
         """Nobody wants the move any more: the instance keeps what its view has, and its slot is free."""
         state = self._book.instances[key]
-        releases = {alias: release.version for alias, release in self._views.current(key).items()}
-        back = replace(state, state=Ready.READY, step=Step.IDLE, releases=releases, moving={}, back=False)
+        seen = Goal.of(self._views.current(key))
+        back = replace(state, state=Ready.READY, step=Step.IDLE, moving={}, back=False)
+        back = replace(back, releases=seen.releases, channels=seen.channels)
         self._sight.end_maintenance(instance)
         self._slots.hold(key, instance)
         self._book.commit({key: replace(back, reason=reason, since=_now())}, self._slots.leave(key))
@@ -132,6 +133,7 @@ class Moves:
                 log.info("reload", "moved", instance=case.key, releases=_text(answer.state.releases))
             case Do.HALT:
                 self._halt(case, before, answer)
+                return False  # where it should go now depends on the verdict, which has to be read first
         return True
 
     def _write(self, case: Case, before: InstanceState, state: InstanceState) -> bool:
@@ -143,11 +145,10 @@ class Moves:
 
     def _flip(self, case: Case, before: InstanceState, answer: Next) -> bool:
         create = answer.do is Do.CREATE
-        releases = answer.state.releases if create else answer.state.moving
         # a move to the same releases changes their medium: who watches `..data` has to hear of it
-        again = not create and releases == before.releases and not before.back
+        again = not create and stays(before, case.aim) and not before.back
         try:
-            self._views.flip(case.key, case.ids(releases), again=again)
+            self._views.flip(case.key, case.aim.ids, again=again)
         except HydraError as e:
             self.note(case.key, replace(before, reason=Reason.POLICY.say(error=e)))
             return False
@@ -207,7 +208,7 @@ class Moves:
             instance=case.instance.id,
             when=_now(),
         )
-        found = {**case.verdicts.releases, **dict.fromkeys(blamed(before, case.plan), verdict)}
+        found = {**case.verdicts.releases, **dict.fromkeys(blamed(before, case.aim), verdict)}
         key, raw = keys.verdicts(case.key.service), codec.encode(replace(case.verdicts, releases=found))
         write: list[Op] = [*self._slots.fence(case.key), Cas(key, raw, case.verdicts_index)]
         self._book.commit({case.key: answer.state}, write)

@@ -31,7 +31,7 @@ from handlers.core.rollout import Goal, goal, settled
 from handlers.feeds import Feeds, Seen
 from handlers.home import Home
 from handlers.moves import Moves, is_moving
-from handlers.residents import Residents, ids
+from handlers.residents import Residents
 from handlers.sight import Case, Services, Sight
 from handlers.slots import SlotBook
 from handlers.statebook import StateBook
@@ -193,7 +193,7 @@ class ReloadRun:
             return here.aim(plan, here.usable)
         # an instance that is out does not come back for the sake of RAM
         found = goal(state, plan, verdicts, here.complete if is_moving(state) else here.usable)
-        return replace(found, media=self._cache.media(ids(plan, found.releases)))
+        return replace(found, media=self._cache.media(found.ids))
 
     def _verdicts(self, name: Service, state: InstanceState, plan: ServicePlan) -> tuple[Verdicts, int]:
         """The verdicts on the service's releases; not asked for while all is as it should be.

@@ -6,7 +6,7 @@ while it is away a new instance gets its view and readiness files all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -47,7 +47,7 @@ class Residents:
     def aim(self, plan: ServicePlan, usable: Callable[[Channel, Version], str]) -> Goal:
         """What a new instance begins with."""
         found = start(plan, usable)
-        return replace(found, media=self._cache.media(ids(plan, found.releases)))
+        return replace(found, media=self._cache.media(found.ids))
 
     def arrivals(self) -> None:
         """Give new instances, and new incarnations, their first state."""
@@ -97,7 +97,7 @@ class Residents:
             state = known or self._arrived(key, instance, None)
             aim = self.aim(plan, self.complete)
             if state.state is Ready.WAITING and aim.releases:
-                self._views.flip(key, ids(plan, aim.releases))
+                self._views.flip(key, aim.ids)
                 state = advance(state, aim, Facts(), plan).state
             if state.state is Ready.READY:
                 changes[key] = replace(state, since=_now())
@@ -130,14 +130,9 @@ class Residents:
         wanted = {alias: part.channel for alias, part in plan.aliases.items()} if plan else {}
         if not view or {alias: release.channel for alias, release in view.items()} != wanted:
             return fresh
-        releases = {alias: release.version for alias, release in view.items()}
-        return replace(fresh, state=Ready.READY, releases=releases, media=self._cache.media(view), reason="")
-
-
-def ids(plan: ServicePlan, releases: Mapping[str, Version]) -> dict[str, ReleaseId]:
-    """Releases by alias, of the aliases that `plan` has."""
-    aliases = plan.aliases
-    return {a: ReleaseId.of(aliases[a].channel, v) for a, v in releases.items() if a in aliases}
+        found = Goal.of(view)
+        ready = replace(fresh, state=Ready.READY, releases=found.releases, channels=found.channels, reason="")
+        return replace(ready, media=self._cache.media(view))
 
 
 def _now() -> str:

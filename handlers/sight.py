@@ -16,10 +16,10 @@ from handlers.adapters.service import Health
 from handlers.adapters.views import Views, versions
 from handlers.census import IN_SERVICE, Prober
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Step, Verdicts
-from handlers.core.names import InstanceKey
+from handlers.core.names import Channel, InstanceKey
 from handlers.core.policy import ByHealth, Confirm, Drain, Policy, Reload
-from handlers.core.rollout import Facts, Goal
-from handlers.core.version import ReleaseId, Version
+from handlers.core.rollout import Facts, Goal, release_ids
+from handlers.core.version import ReleaseId
 from handlers.feeds import Feeds, Seen, Task
 
 QUICK_S, POLL_S, TICK_S = 0.05, 0.1, 1.0
@@ -57,10 +57,10 @@ class Case:
     verdicts: Verdicts
     verdicts_index: int
 
-    def ids(self, releases: Mapping[str, Version]) -> dict[str, ReleaseId]:
-        """Releases by alias, of the aliases that the plan has."""
-        aliases = self.plan.aliases
-        return {a: ReleaseId.of(aliases[a].channel, v) for a, v in releases.items() if a in aliases}
+    @property
+    def channels(self) -> dict[str, Channel]:
+        """What the service reads, by alias."""
+        return {alias: part.channel for alias, part in self.plan.aliases.items()}
 
 
 @dataclass
@@ -108,11 +108,12 @@ class Sight:
         now = self._clock()
         track.quiet_since = (now if track.quiet_since is None else track.quiet_since) if drained else None
         self._switch_maintenance(case, state, track)
-        channels = {alias: part.channel for alias, part in case.plan.aliases.items()}
+        view, channels = self._views.current(case.key), case.aim.channels
         return Facts(
             in_service=in_service,
             shown=shown,
-            view=versions(self._views.current(case.key), channels),
+            view=versions(view, {**case.channels, **channels}),
+            astray=any(release.channel != channels.get(a, release.channel) for a, release in view.items()),
             quiet_s=0.0 if track.quiet_since is None else now - track.quiet_since,
             phase_s=track.seconds,
             called=self._called(track, state),
@@ -200,7 +201,8 @@ class Sight:
     def _confirmed(self, case: Case, state: InstanceState) -> str | None:
         if isinstance(case.policy.confirm, ByHealth):
             return ""
-        new, old = case.ids(state.moving), case.ids(state.releases)
+        new = release_ids(state.moving, case.aim.channels)
+        old = release_ids(state.releases, {a: state.channels.get(a, c) for a, c in case.channels.items()})
         seen = self._feeds.see(
             f"confirm {case.key} {sorted(new.items())} {case.instance.incarnation}",
             lambda *_: (self._services.confirmed(case.policy.confirm, case.key, case.instance, new, old), 0),

@@ -117,7 +117,7 @@ def _moving(context: Context, service: Service) -> list[ReleaseId]:
         ReleaseId.of(channels[alias], version)
         for alias, version in sorted(one.targets.items())
         if version and alias in channels
-        and any(r.state is None or r.state.releases.get(alias) != version for r in one.live)
+        and any(r.state is None or not r.state.runs(alias, channels[alias], version) for r in one.live)
     ]  # fmt: skip
     if not found:
         raise Usage(

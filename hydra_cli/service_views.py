@@ -56,8 +56,9 @@ class OneService:
 
     def is_at_target(self, replica: Replica) -> bool:
         """Whether the instance runs every target of the service."""
-        return replica.state is not None and all(
-            version is None or replica.state.releases.get(alias) == version
+        state, reads = replica.state, self.facts.subscription.channels if self.facts.subscription else {}
+        return state is not None and all(
+            version is None or state.runs(alias, reads.get(alias), version)
             for alias, version in self.targets.items()
         )
 

@@ -155,6 +155,7 @@ EXAMPLES: Mapping[str, m.Doc] = {
                 step=m.Step.DRAIN,
                 reason="moves to 2026-01-31T23-59-59; waits for its requests to end",
                 releases={"places": OLD},
+                channels={"places": CHANNEL},
                 moving={"places": NEW},
                 target={"places": NEW},
                 served=True,

@@ -140,10 +140,10 @@ def _used(home: Home, ledger: Ledger, asked: Reasons) -> Iterable[ReleaseId]:
     states = home.node.states.instances if home.node.states else {}
     for state in states.values():
         plan = ledger.plans.get(state.service)
-        for alias, version in [*state.releases.items(), *state.moving.items()]:
-            named = (
-                ReleaseId.of(plan.aliases[alias].channel, version) if plan and alias in plan.aliases else None
-            )
+        now = {alias: part.channel for alias, part in plan.aliases.items()} if plan else {}
+        loaded = [(v, state.channels.get(alias) or now.get(alias)) for alias, v in state.releases.items()]
+        for version, channel in [*loaded, *((v, now.get(alias)) for alias, v in state.moving.items())]:
+            named = ReleaseId.of(channel, version) if channel else None
             held = [release for release in home.previous.releases if release.version == version]
             if named is not None and (named in held or not held):
                 if named in held or ledger.exists(named):

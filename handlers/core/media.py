@@ -43,13 +43,14 @@ def used(
         for name in state.media:
             alias, _, dataset = name.partition("/")
             versions = {state.releases.get(alias), state.moving.get(alias)}
-            channel = plan.aliases[alias].channel if plan and alias in plan.aliases else None
+            now = plan.aliases[alias].channel if plan and alias in plan.aliases else None
+            channels = {now, state.channels.get(alias, now)}
             found.update(
                 piece
                 for piece in copies
                 if piece.dataset == dataset
                 and piece.release.version in versions
-                and channel in (None, piece.release.channel)
+                and (None in channels or piece.release.channel in channels)
             )
     return found
 

@@ -25,11 +25,34 @@ from handlers.core.version import ReleaseId, Version
 
 @dataclass(frozen=True)
 class Goal:
-    """What an instance should run now; `media` are the `<alias>/<dataset>` of it that are in RAM."""
+    """What an instance should run now; `media` are the `<alias>/<dataset>` of it that are in RAM.
+
+    `channels` are those of `releases`: an alias may be given another channel, which names its versions alike.
+    """
 
     releases: Mapping[str, Version]
     reason: str = ""
     media: Mapping[str, str] = field(default_factory=dict)
+    channels: Mapping[str, Channel] = field(default_factory=dict)
+
+    @staticmethod
+    def of(releases: Mapping[str, ReleaseId], reason: str = "") -> Goal:
+        """Each alias at this release."""
+        return Goal(
+            {alias: release.version for alias, release in releases.items()},
+            reason,
+            channels={alias: release.channel for alias, release in releases.items()},
+        )
+
+    @property
+    def ids(self) -> dict[str, ReleaseId]:
+        """The releases by alias, of the aliases whose channel is known."""
+        return release_ids(self.releases, self.channels)
+
+
+def release_ids(releases: Mapping[str, Version], channels: Mapping[str, Channel]) -> dict[str, ReleaseId]:
+    """Releases by alias, of the aliases that have a channel."""
+    return {a: ReleaseId.of(channels[a], v) for a, v in releases.items() if a in channels}
 
 
 Usable = Callable[[Channel, Version], str]
@@ -38,57 +61,71 @@ Usable = Callable[[Channel, Version], str]
 
 def goal(state: InstanceState, plan: ServicePlan, verdicts: Verdicts, usable: Usable) -> Goal:
     """Each alias at its target where it may and can be, else where the instance is."""
-    releases: dict[str, Version] = {}
+    releases: dict[str, ReleaseId] = {}
     reasons = []
     for alias, wanted in sorted(plan.aliases.items()):
-        version, reason = _alias_goal(state.releases.get(alias), wanted, plan, verdicts, usable)
+        version = state.releases.get(alias)
+        current = ReleaseId.of(state.channels.get(alias, wanted.channel), version) if version else None
+        release, reason = _alias_goal(current, wanted, plan, verdicts, usable)
         reasons.append(reason)
-        if version is not None:  # a new alias comes with its first release, never as a dangling link
-            releases[alias] = version
-    return Goal(releases or dict(state.releases), "; ".join(filter(None, reasons)))
+        if release is not None:  # a new alias comes with its first release, never as a dangling link
+            releases[alias] = release
+    why = "; ".join(filter(None, reasons))
+    return Goal.of(releases, why) if releases else Goal(dict(state.releases), why, channels=state.channels)
 
 
 def _alias_goal(
-    current: Version | None, wanted: AliasPlan, plan: ServicePlan, verdicts: Verdicts, usable: Usable
-) -> tuple[Version | None, str]:
+    current: ReleaseId | None, wanted: AliasPlan, plan: ServicePlan, verdicts: Verdicts, usable: Usable
+) -> tuple[ReleaseId | None, str]:
     target = wanted.target if current else wanted.start
     if target is None:
         return current, "" if current else Reason.NO_RELEASE.say(channel=wanted.channel)
-    if target == current:
+    release = ReleaseId.of(wanted.channel, target)
+    if release == current:
         return current, ""
     if current and wanted.held:
         return current, Reason.HELD.say(held=wanted.held)
-    release = ReleaseId.of(wanted.channel, target)
     verdict = verdicts.releases.get(release)
     if verdict and verdict.id not in plan.retry:
         # also of an alias that is new: or the instance would go out for it again and again
         return current, Reason.HALTED.say(release=release, verdict=verdict.verdict, why=verdict.reason)
     reason = usable(wanted.channel, target)
-    return (current, reason) if reason else (target, "")
+    return (current, reason) if reason else (release, "")
 
 
 def start(plan: ServicePlan, usable: Usable) -> Goal:
     """What a new instance begins with: all aliases at once; empty with the reason while one is not here."""
-    releases: dict[str, Version] = {}
+    releases: dict[str, ReleaseId] = {}
     for alias, wanted in sorted(plan.aliases.items()):
         if wanted.start is None:
             return Goal({}, Reason.NO_RELEASE.say(channel=wanted.channel))
         if reason := usable(wanted.channel, wanted.start):
             return Goal({}, reason)
-        releases[alias] = wanted.start
-    return Goal(releases, "" if releases else Reason.NO_PLAN.say())
+        releases[alias] = ReleaseId.of(wanted.channel, wanted.start)
+    return Goal.of(releases, "" if releases else Reason.NO_PLAN.say())
 
 
 def settled(state: InstanceState, aim: Goal) -> bool:
     """Whether the instance runs what it should, loaded from where it should be."""
-    return aim.releases == state.releases and not aim.media.keys() - state.media.keys()
+    return stays(state, aim) and not aim.media.keys() - state.media.keys()
+
+
+def stays(state: InstanceState, aim: Goal) -> bool:
+    """Whether the instance should have the releases that it has confirmed."""
+    return aim.releases == state.releases and not _repointed(state, aim)
+
+
+def _repointed(state: InstanceState, aim: Goal) -> bool:
+    """Whether an alias should read another channel than the one that the instance has confirmed."""
+    return any(state.channels.get(alias, channel) != channel for alias, channel in aim.channels.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is seen of an instance at one moment.
 
-    `shown` is the word in its state file, `view` where its view points. `quiet_s`: for how long it has been
+    `shown` is the word in its state file, `view` where its view points; `astray`: to a channel that is not
+    the aim's, under some alias. `quiet_s`: for how long it has been
     seen out of service; `phase_s`: for how long this phase has lasted while it could be observed.
     `called`: None = the reload was not called, or has not ended; "" = done; else how it failed.
     `confirmed`: None = cannot be seen; "" = yes; else what is seen instead.
@@ -97,6 +134,7 @@ class Facts:
     in_service: bool | None = None
     shown: str = ""
     view: Mapping[str, Version] = field(default_factory=dict)
+    astray: bool = False
     quiet_s: float = 0.0
     phase_s: float = 0.0
     called: str | None = None
@@ -149,7 +187,7 @@ def _begin(state: InstanceState, aim: Goal) -> Next:
     if not aim.releases:
         return Next(Do.NOTHING, replace(state, reason=aim.reason))
     ready = replace(state, state=Ready.READY, step=Step.FILL, reason=Reason.FIRST.say())
-    return Next(Do.CREATE, replace(ready, releases=aim.releases, media=aim.media))
+    return Next(Do.CREATE, replace(ready, releases=aim.releases, channels=aim.channels, media=aim.media))
 
 
 def _first_call(state: InstanceState, facts: Facts) -> Next:
@@ -163,7 +201,7 @@ def _first_call(state: InstanceState, facts: Facts) -> Next:
 def _rest(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan, frozen: bool) -> Next:
     served = state.served or bool(facts.in_service)
     kept = state.media
-    if aim.releases == state.releases:
+    if stays(state, aim):
         # only then `aim` tells what is in RAM of what it runs; until its view is flipped it reads from there
         kept = {name: medium for name, medium in state.media.items() if name in aim.media}
     calm = replace(state, step=Step.IDLE, served=served, media=kept)
@@ -174,17 +212,22 @@ def _rest(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan, froz
         return Next(Do.NOTHING, replace(calm, reason=Reason.FROZEN.say()))
     if plan.paused:
         return Next(Do.NOTHING, replace(calm, reason=Reason.PAUSED.say()))
-    return Next(Do.ASK, _out(calm, aim.releases, Step.DRAIN, Reason.DRAINING.say()))
+    return Next(Do.ASK, _out(calm, aim, Step.DRAIN, Reason.DRAINING.say()))
 
 
-def _out(state: InstanceState, moving: Mapping[str, Version], step: Step, reason: str) -> InstanceState:
+def _out(state: InstanceState, aim: Goal, step: Step, reason: str) -> InstanceState:
     # a move that only changes the medium starts and ends at the same releases, and is no way back
-    back = moving == state.releases and state.step not in (Step.IDLE, Step.ADMIT)
-    return replace(state, state=Ready.DRAINING, step=step, moving=moving, reason=reason, back=back)
+    back = stays(state, aim) and state.step not in (Step.IDLE, Step.ADMIT)
+    return replace(state, state=Ready.DRAINING, step=step, moving=aim.releases, reason=reason, back=back)
+
+
+def _superseded(state: InstanceState, aim: Goal, facts: Facts) -> bool:
+    """Whether the view was flipped to something else than what is wanted by now."""
+    return aim.releases != state.moving or facts.astray
 
 
 def _drain(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> Next:
-    if facts.view == aim.releases and settled(state, aim):
+    if facts.view == aim.releases and not facts.astray and settled(state, aim):
         # nothing was flipped yet, and the order was taken back
         reason = Reason.RETURNING.say()
         return Next(
@@ -192,13 +235,13 @@ def _drain(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> 
             replace(state, state=Ready.READY, step=Step.RETURN, moving=state.releases, reason=reason),
         )
     if aim.releases != state.moving:
-        return Next(Do.NOTHING, _out(state, aim.releases, Step.DRAIN, Reason.SUPERSEDED.say()))
+        return Next(Do.NOTHING, _out(state, aim, Step.DRAIN, Reason.SUPERSEDED.say()))
     if facts.in_service is None:
         return Next(Do.NOTHING, replace(state, reason=Reason.CANNOT_SEE.say()))
     if facts.shown != Ready.DRAINING:
         return Next(Do.NOTHING, replace(state, reason=Reason.NOT_SHOWN.say(word=Ready.DRAINING)))
     if facts.in_service and facts.phase_s > plan.deadline_s:
-        return _halt(state, Reason.NOT_DRAINED.say(seconds=facts.phase_s))
+        return _halt(state, aim, Reason.NOT_DRAINED.say(seconds=facts.phase_s))
     if facts.in_service or facts.quiet_s < plan.drain_s:
         return Next(Do.NOTHING, replace(state, reason=Reason.DRAINING.say()))
     return Next(Do.NOTHING, replace(state, step=Step.FLIP, reason=Reason.RELOADING.say()))
@@ -206,32 +249,32 @@ def _drain(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> 
 
 def _flip(state: InstanceState, aim: Goal) -> Next:
     if aim.releases != state.moving:
-        return Next(Do.NOTHING, _out(state, aim.releases, Step.FLIP, Reason.SUPERSEDED.say()))
+        return Next(Do.NOTHING, _out(state, aim, Step.FLIP, Reason.SUPERSEDED.say()))
     return Next(Do.FLIP, replace(state, step=Step.RELOAD, media=aim.media, reason=Reason.RELOADING.say()))
 
 
 def _reload(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> Next:
     if facts.called is None:
         return Next(Do.CALL, state)
-    if aim.releases != state.moving:
-        return Next(Do.NOTHING, _out(state, aim.releases, Step.FLIP, Reason.SUPERSEDED.say()))
+    if _superseded(state, aim, facts):
+        return Next(Do.NOTHING, _out(state, aim, Step.FLIP, Reason.SUPERSEDED.say()))
     if not facts.called:
         seen = Reason.CONFIRMING.say(seen="nothing seen yet")
         return Next(Do.NOTHING, replace(state, step=Step.CONFIRM, reason=seen))
-    if state.moving == state.releases and facts.phase_s <= plan.deadline_s:
+    if stays(state, aim) and facts.phase_s <= plan.deadline_s:
         return Next(Do.CALL, replace(state, reason=Reason.WENT_BACK.say(error=facts.called)))
-    return _halt(state, facts.called)
+    return _halt(state, aim, facts.called)
 
 
 def _confirm(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> Next:
-    if aim.releases != state.moving:
-        return Next(Do.NOTHING, _out(state, aim.releases, Step.FLIP, Reason.SUPERSEDED.say()))
+    if _superseded(state, aim, facts):
+        return Next(Do.NOTHING, _out(state, aim, Step.FLIP, Reason.SUPERSEDED.say()))
     if facts.confirmed is None:
         return Next(Do.NOTHING, replace(state, reason=Reason.CANNOT_SEE.say()))
     if not facts.confirmed:
         return Next(Do.NOTHING, _ready(state, Reason.RETURNING.say()))
     if facts.phase_s > plan.deadline_s:
-        return _halt(state, Reason.NOT_CONFIRMED.say(seconds=facts.phase_s, seen=facts.confirmed))
+        return _halt(state, aim, Reason.NOT_CONFIRMED.say(seconds=facts.phase_s, seen=facts.confirmed))
     return Next(Do.NOTHING, replace(state, reason=Reason.CONFIRMING.say(seen=facts.confirmed)))
 
 
@@ -240,50 +283,52 @@ def _ready(state: InstanceState, reason: str) -> InstanceState:
 
 
 def _return(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> Next:
-    if aim.releases != state.moving:
-        return Next(Do.NOTHING, _out(state, aim.releases, Step.DRAIN, Reason.SUPERSEDED.say()))
+    if _superseded(state, aim, facts):
+        return Next(Do.NOTHING, _out(state, aim, Step.DRAIN, Reason.SUPERSEDED.say()))
     if facts.in_service is None:
         return Next(Do.NOTHING, replace(state, reason=Reason.CANNOT_SEE.say()))
     if facts.shown != Ready.READY:
         return Next(Do.NOTHING, replace(state, reason=Reason.NOT_SHOWN.say(word=Ready.READY)))
     if facts.in_service:
-        return Next(Do.FINISH, replace(_done(state, ""), served=True))
+        return Next(Do.FINISH, replace(_done(state, aim, ""), served=True))
     if facts.phase_s > plan.deadline_s:
-        return _halt(state, Reason.NOT_BACK.say(seconds=facts.phase_s))
+        return _halt(state, aim, Reason.NOT_BACK.say(seconds=facts.phase_s))
     return Next(Do.NOTHING, replace(state, reason=Reason.RETURNING.say()))
 
 
-def _done(state: InstanceState, reason: str) -> InstanceState:
+def _done(state: InstanceState, aim: Goal, reason: str) -> InstanceState:
     return replace(
         state,
         state=Ready.READY,
         step=Step.IDLE,
         releases=state.moving,
+        channels=aim.channels,
         moving={},
         back=False,
         reason=reason,
     )
 
 
-def _halt(state: InstanceState, error: str) -> Next:
+def _halt(state: InstanceState, aim: Goal, error: str) -> Next:
     """The new release failed: back to the old one. The way back failed: let go, and let its health speak.
 
     A move that only gives up an alias has no release to blame and no way back: it lets go as well.
     """
-    if state.moving.items() <= state.releases.items():
+    if state.moving.items() <= state.releases.items() and not _repointed(state, aim):
         given_up = Reason.GAVE_UP.say(error=error)
         if state.step is Step.RETURN:
-            return Next(Do.FINISH, _done(state, given_up))
+            return Next(Do.FINISH, _done(state, aim, given_up))
         return Next(Do.NOTHING, _ready(state, given_up))
     # an instance that says `ready` may have traffic again, so it drains before its view is flipped
     step = Step.DRAIN if state.state is Ready.READY or state.step is Step.DRAIN else Step.FLIP
-    return Next(Do.HALT, _out(state, state.releases, step, Reason.WENT_BACK.say(error=error)), error)
+    before = Goal(state.releases, channels=state.channels)
+    return Next(Do.HALT, _out(state, before, step, Reason.WENT_BACK.say(error=error)), error)
 
 
-def blamed(state: InstanceState, plan: ServicePlan) -> tuple[ReleaseId, ...]:
+def blamed(state: InstanceState, aim: Goal) -> tuple[ReleaseId, ...]:
     """The releases that get the verdict when the move of `state` fails: all that it would have changed."""
     return tuple(
-        ReleaseId.of(plan.aliases[alias].channel, version)
-        for alias, version in sorted(state.moving.items())
-        if alias in plan.aliases and state.releases.get(alias) != version
+        release
+        for alias, release in sorted(release_ids(state.moving, aim.channels).items())
+        if not state.runs(alias, release.channel, release.version)
     )

@@ -163,7 +163,7 @@ def _progress(replica: Replica, service: Service, alias: str, release: ReleaseId
 
 def _stage(replica: Replica, alias: str, release: ReleaseId, obstacle: str) -> tuple[Stage, str]:
     node, state = replica.node, replica.state
-    if state and _runs(state, alias, release.version):
+    if state and _runs(state, alias, release):
         return Stage.RUNS, ""
     if obstacle:
         return Stage.BLOCKED, obstacle
@@ -184,6 +184,7 @@ def _stage(replica: Replica, alias: str, release: ReleaseId, obstacle: str) -> t
     return Stage.COMPLETE, state.reason if state else ""
 
 
-def _runs(state: InstanceState, alias: str, version: Version) -> bool:
+def _runs(state: InstanceState, alias: str, release: ReleaseId) -> bool:
     """Confirmed, and back in service from the move."""
-    return state.releases.get(alias) == version and state.state is Ready.READY and state.step is Step.IDLE
+    confirmed = state.runs(alias, release.channel, release.version)
+    return confirmed and state.state is Ready.READY and state.step is Step.IDLE

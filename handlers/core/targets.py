@@ -14,7 +14,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from handlers.core.model import Alarm, AliasPlan, Control, Pin, ServicePlan, Subscription, Verdict
+from handlers.core.model import (
+    Alarm,
+    AliasPlan,
+    Control,
+    InstanceState,
+    Pin,
+    ServicePlan,
+    Subscription,
+    Verdict,
+)
 from handlers.core.names import Channel
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import ChannelFacts, ServiceFacts, World
@@ -236,12 +245,18 @@ def proven_versions(
         before = last.aliases.get(alias) if last else None
         if before and before.channel == name and before.start and before.target not in (None, before.start):
             versions.add(before.start)
-        confirmed = {r.state.releases.get(alias) if r.state else None for r in live}
+        confirmed = {_confirmed(r.state, alias, name) for r in live}
         if sure and len(confirmed) == 1 and (version := confirmed.pop()):
             versions.add(version)
         if kept := _kept(world.channels.get(name), versions):
             result[name] = kept
     return result
+
+
+def _confirmed(state: InstanceState | None, alias: str, channel: Channel) -> Version | None:
+    """What the instance runs of the channel; nothing while its alias still reads another one."""
+    version = state.releases.get(alias) if state else None
+    return version if state and state.runs(alias, channel, version) else None
 
 
 def _kept(channel: ChannelFacts | None, versions: set[Version]) -> tuple[Version, ...]:

@@ -9,7 +9,7 @@ import pytest
 from handlers.core.model import AliasPlan, InstanceState, Ready, ServicePlan, Step, Verdict, Verdicts
 from handlers.core.names import Channel, Service
 from handlers.core.reasons import Reason
-from handlers.core.rollout import Do, Facts, Goal, advance, blamed, goal, start
+from handlers.core.rollout import Do, Facts, Goal, advance, blamed, goal, settled, start
 from handlers.core.version import ReleaseId, Version
 
 C = Channel("prod/search/places")
@@ -82,6 +82,56 @@ def test_a_new_alias_whose_release_failed_stays_away() -> None:
     assert goal(IDLE, replace(plan, retry=("v1",)), found, here).releases == {**NEW, "ranks": V3}
 
 
+READS_D = aliases(channel=D, target=V1)
+AT_D, AT_C = (Goal.of({"places": ReleaseId.of(channel, V1)}) for channel in (D, C))
+
+
+def test_alias_that_reads_another_channel_moves_though_the_version_has_the_same_name() -> None:
+    state = replace(IDLE, channels={"places": C})
+
+    aim = goal(state, READS_D, Verdicts(), here)
+
+    assert aim == AT_D
+    assert not settled(state, aim)
+    assert advance(state, aim, Facts(in_service=True), READS_D).do is Do.ASK
+    assert goal(state, READS_D, Verdicts(), lambda *_: "not here") == replace(AT_C, reason="not here")
+    assert settled(replace(state, channels={"places": D}), aim)
+
+
+def test_failed_release_of_another_channel_is_blamed_and_left_for_the_old_one() -> None:
+    out = changed(step=Step.RELOAD, moving=OLD, channels={"places": C})
+
+    failed = advance(out, AT_D, Facts(called="500", view=OLD), READS_D)
+
+    assert (failed.do, failed.state.step, failed.state.moving) == (Do.HALT, Step.FLIP, OLD)
+    assert failed.state.back
+    assert blamed(out, AT_D) == (ReleaseId.of(D, V1),)
+    verdict = Verdict(id="v1", verdict="halted", reason="500", node="n", instance="a")
+    halted = Verdicts(releases={ReleaseId.of(D, V1): verdict})
+    assert goal(failed.state, READS_D, halted, here).ids == AT_C.ids
+
+
+@pytest.mark.parametrize("step", [Step.RELOAD, Step.CONFIRM, Step.RETURN])
+def test_view_that_points_to_another_channel_is_flipped_again(step: Step) -> None:
+    """The alias was given the other channel in mid-move, and both have a version of this name."""
+    out = changed(step=step, moving=OLD, releases=NEW, channels={"places": C})
+
+    found = advance(out, AT_D, Facts(called="", confirmed="", astray=True), READS_D)
+
+    assert (found.do, found.state.moving) == (Do.NOTHING, OLD)
+    assert found.state.step is (Step.DRAIN if step is Step.RETURN else Step.FLIP)
+
+
+def test_what_an_instance_runs_is_known_with_its_channel() -> None:
+    back = changed(step=Step.RETURN, state=Ready.READY, moving=OLD, channels={"places": C})
+
+    done = advance(back, AT_D, Facts(in_service=True, shown="ready", view=OLD), READS_D)
+
+    assert (done.do, done.state.channels) == (Do.FINISH, {"places": D})
+    assert done.state.runs("places", D, V1)
+    assert not done.state.runs("places", C, V1)
+
+
 @pytest.mark.parametrize("step", [Step.RELOAD, Step.CONFIRM])
 def test_giving_up_an_alias_ends_though_it_fails(step: Step) -> None:
     """No release is to blame, and going back to the alias would begin it all again."""
@@ -90,7 +140,7 @@ def test_giving_up_an_alias_ends_though_it_fails(step: Step) -> None:
     found = advance(out, AT_OLD, Facts(called="500", confirmed="nothing", phase_s=61), PLAN)
 
     assert (found.do, found.state.step, found.state.state) == (Do.NOTHING, Step.RETURN, Ready.READY)
-    assert blamed(out, PLAN) == ()
+    assert blamed(out, AT_OLD) == ()
     done = advance(found.state, AT_OLD, Facts(in_service=True, shown="ready"), PLAN).state
     assert (done.step, done.releases) == (Step.IDLE, OLD)
 
@@ -128,7 +178,7 @@ def test_a_dropped_alias_leaves_with_the_next_move() -> None:
 def test_a_new_instance_starts_with_all_aliases_or_waits() -> None:
     both = replace(PLAN, aliases={**PLAN.aliases, "ranks": AliasPlan(channel=D, target=V3, start=V2)})
 
-    assert start(both, here) == Goal({"places": V1, "ranks": V2})
+    assert start(both, here) == Goal({"places": V1, "ranks": V2}, channels={"places": C, "ranks": D})
     assert start(both, lambda c, v: "not here" if c == D else "") == Goal({}, "not here")
     assert str(C) in start(aliases(start=None), here).reason
     assert start(replace(PLAN, aliases={}), here) == Goal({}, Reason.NO_PLAN)
@@ -267,7 +317,9 @@ def test_failure_goes_back_without_forgetting_the_old_release() -> None:
     assert answer.error == "HTTP 500: broken"
     assert answer.state.back
     assert answer.state.moving == answer.state.releases == OLD
-    assert blamed(changed(step=Step.RELOAD), PLAN) == (ReleaseId.of(C, V2),)
+    assert blamed(changed(step=Step.RELOAD), Goal.of({"places": ReleaseId.of(C, V2)})) == (
+        ReleaseId.of(C, V2),
+    )
 
 
 def test_an_instance_that_never_served_does_not_count_as_served_when_its_way_back_fails() -> None:

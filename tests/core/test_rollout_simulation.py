@@ -165,7 +165,7 @@ class Node:
             found = Verdict(
                 id=f"v{w.writes}", verdict="halted", reason=answer.error, node=self.name, instance=key
             )
-            new = dict.fromkeys(blamed(before, w.plan), found)
+            new = dict.fromkeys(blamed(before, Goal(before.moving, channels={"places": C})), found)
             w.verdicts = Verdicts(releases={**w.verdicts.releases, **new})
             w.writes += 1
         if answer.do is Do.FINISH:
@@ -338,4 +338,6 @@ def test_rollback_mends_a_service_whose_replicas_are_all_sick() -> None:
 def test_goal_of_an_undisturbed_instance_is_to_stay() -> None:
     world = build(1, 1, 1)
 
-    assert goal(world.states["r0"], world.plan, Verdicts(), lambda *_: "no") == Goal({"places": V1})
+    assert goal(world.states["r0"], world.plan, Verdicts(), lambda *_: "no") == Goal(
+        {"places": V1}, channels={"places": C}
+    )

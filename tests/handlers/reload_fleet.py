@@ -74,13 +74,13 @@ class Replica:
 
 @dataclass
 class Fleet:
-    """All nodes of a test. `bad` releases load but do not serve; `refused` ones fail to load."""
+    """All nodes of a test. `bad` versions load but do not serve; `refused` ones or releases fail to load."""
 
     folder: Path
     kv: Consul = field(default_factory=FakeKV)
     nodes: dict[str, Node] = field(default_factory=dict)
     bad: set[Version] = field(default_factory=set)
-    refused: set[Version] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
     plan: ServicePlan = field(
         default_factory=lambda: ServicePlan(
             aliases={"places": AliasPlan(channel=PLACES, target=V1, start=V1)},
@@ -315,7 +315,7 @@ class FakeServices:
         self.before_reload(key)
         replica = self._node.replicas[key]
         view = self._node.views.current(key)
-        if view["places"].version in self._node.fleet.refused:
+        if {view["places"].version, view["places"]} & self._node.fleet.refused:
             raise HydraError("HTTP 500: cannot load it")
         if self._node.state(instance.id).step is not Step.FILL:
             assert not replica.serves, "reloaded under traffic"

@@ -16,8 +16,19 @@ from handlers.adapters.ports import Op
 from handlers.adapters.views import Views
 from handlers.core import codec, keys
 from handlers.core.errors import Conflict, Denied, Temporary
-from handlers.core.model import Desired, Instance, NodeInfo, Ready, SlotEntry, Slots, States, Step, VolumeInfo
-from handlers.core.names import InstanceKey, Service
+from handlers.core.model import (
+    AliasPlan,
+    Desired,
+    Instance,
+    NodeInfo,
+    Ready,
+    SlotEntry,
+    Slots,
+    States,
+    Step,
+    VolumeInfo,
+)
+from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.version import ReleaseId
 from tests.handlers.reload_fleet import PLACES, V1, V2, V3, Fleet, Node, S
 
@@ -518,6 +529,47 @@ def test_a_policy_that_makes_no_sense_moves_nobody(fleet: Fleet) -> None:
 
     assert node.state().releases == {"places": V1}
     assert "not supported by this version" in node.state().reason
+
+
+RANKS = Channel("prod/search/ranks")
+
+
+def reads_ranks(fleet: Fleet) -> None:
+    """The alias is given another channel, whose release has the same version."""
+    for node in fleet.nodes.values():
+        node.release(V1, RANKS)
+    fleet.plan = replace(fleet.plan, aliases={"places": AliasPlan(channel=RANKS, target=V1, start=V1)})
+    fleet.want()
+
+
+def test_an_alias_that_reads_another_channel_moves_to_a_release_of_the_same_version(fleet: Fleet) -> None:
+    started(fleet, n1=("a",), n2=("b",))
+    reads_ranks(fleet)
+
+    fleet.run()
+    fleet.run()
+
+    for name, instance in (("n1", "a"), ("n2", "b")):
+        node, key = fleet.nodes[name], InstanceKey.of(S, instance)
+        assert node.views.current(key) == {"places": ReleaseId.of(RANKS, V1)}
+        assert node.state(instance).runs("places", RANKS, V1)
+        assert node.replicas[key].reloads == [V1, V1]
+    assert fleet.slots().out == {}
+
+
+def test_an_instance_goes_back_to_the_old_channel_when_the_new_one_fails(fleet: Fleet) -> None:
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    fleet.refused = {ReleaseId.of(RANKS, V1)}
+    reads_ranks(fleet)
+
+    fleet.run()
+
+    state = node.state()
+    assert (state.step, state.state) == (Step.IDLE, Ready.READY)
+    assert state.runs("places", PLACES, V1)
+    assert node.views.current(InstanceKey.of(S, "a")) == {"places": ReleaseId.of(PLACES, V1)}
+    assert fleet.verdicts().releases.keys() == {ReleaseId.of(RANKS, V1)}
+    assert fleet.slots().out == {}
 
 
 def test_a_service_without_a_plan_keeps_what_it_has(fleet: Fleet) -> None:

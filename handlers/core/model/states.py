@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from handlers.core.model.base import Doc, Part, count
-from handlers.core.names import InstanceKey, Service
+from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.version import Version
 
 
@@ -36,7 +36,8 @@ class Step(StrEnum):
 class InstanceState(Part):
     """What reload says of one instance.
 
-    `releases` are what it has confirmed, by alias; `moving` what it is on its way to (empty when idle).
+    `releases` are what it has confirmed, by alias, and `channels` where these are from (an alias that is not
+    there: from the channel that its service reads); `moving` what it is on its way to (empty when idle).
     `served` = it was in service at least once in this incarnation. `media` names, by `<alias>/<dataset>`,
     from which medium a dataset was loaded where that is RAM. `reason` is a sentence for people.
     `back` = this move returns to the old release after a failure.
@@ -55,6 +56,11 @@ class InstanceState(Part):
     served: bool = False
     back: bool = False
     since: str = ""
+    channels: Mapping[str, Channel] = field(default_factory=dict)
+
+    def runs(self, alias: str, channel: Channel | None, version: Version | None) -> bool:
+        """Whether it has confirmed this version, of the channel if that is given: an alias may change it."""
+        return self.releases.get(alias) == version and channel in (None, self.channels.get(alias, channel))
 
 
 @dataclass(frozen=True, kw_only=True)
