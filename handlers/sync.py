@@ -105,7 +105,8 @@ class Sync:
         entry, self._index = self._kv.get(key)
         applied = self._ledger.generation()
         try:
-            desired = accept(entry.value if entry else None, self._node, applied, meta is not None, key)
+            raw, last = entry.value if entry else None, self._local.read("desired")
+            desired = accept(raw, self._node, applied, meta is not None, key, last)
         except Held as e:
             self._entry, self._hold = entry, str(e)
             self._desired = self._desired or self._last_good()

@@ -19,8 +19,13 @@ class Held(HydraError):
     """Not taken over; the text says why, for `actual.alarms`."""
 
 
-def accept(raw: bytes | None, node: str, applied: int, has_meta: bool, where: str) -> Desired:
-    """The `desired` of this node in `raw`; raises `Held`. `applied` is the highest generation taken over."""
+def accept(
+    raw: bytes | None, node: str, applied: int, has_meta: bool, where: str, last: bytes | None = None
+) -> Desired:
+    """The `desired` of this node in `raw`; raises `Held`.
+
+    `applied` is the highest generation taken over, `last` the document of it as far as it is known here.
+    """
     if not has_meta:
         raise Held("meta is missing: the KV is empty or another one; nothing is taken over or deleted")
     if raw is None:
@@ -38,7 +43,21 @@ def accept(raw: bytes | None, node: str, applied: int, has_meta: bool, where: st
             f"{where}: generation {desired.generation} is behind {applied}, which was applied here: "
             f"the KV is an older one; see hydra recover"
         )
+    if desired.generation == applied and raw != last and _generation(last) == applied:
+        # a planner that knows only a restored KV counts on from there, and meets numbers that were given out
+        raise Held(
+            f"{where}: generation {applied} was applied here with another content: the KV was restored "
+            f"from an older state and planned anew; put generation_floor in meta above what all nodes applied"
+        )
     return desired
+
+
+def _generation(last: bytes | None) -> int | None:
+    """That of the document that was taken over last; None where it is not known any more."""
+    try:
+        return codec.decode(Desired, last, "the last good desired").generation if last else None
+    except Malformed:
+        return None
 
 
 def header_of(release: ReleaseId, hold: Hold, raw: bytes) -> Release:

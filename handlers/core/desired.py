@@ -54,7 +54,7 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
     desired, changed = {}, []
     for home in homes:
         fresh = _desired(home, ledger, holds[home.node.segment], generation)
-        if home.node.desired is None or _differs(fresh, home.node.desired):
+        if home.node.desired is None or _differs(fresh, home.node.desired) or _below_floor(home, world):
             changed.append(home.node.segment)
         else:
             fresh = dataclasses.replace(fresh, generation=home.node.desired.generation)
@@ -228,6 +228,12 @@ def _cordoned(plan: ServicePlan, holds: Mapping[ReleaseId, Hold]) -> ServicePlan
             part = dataclasses.replace(part, start=newest.version)  # noqa: PLW2901 - the same alias, on this node
         aliases[alias] = part
     return dataclasses.replace(plan, aliases=aliases, paused=True)
+
+
+def _below_floor(home: Home, world: World) -> bool:
+    """Whether nodes hold the document off: it is from before the KV was restored, they may be further."""
+    floor = world.meta.generation_floor if world.meta else 0
+    return home.previous.generation <= floor > 0
 
 
 def _differs(fresh: Desired, written: Desired) -> bool:

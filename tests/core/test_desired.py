@@ -690,6 +690,17 @@ class TestGenerations:
         cluster.put(keys.META, model.Meta(environments=("prod",), generation_floor=41))
         assert cluster.run().generation == 42
 
+    def test_a_raised_floor_lets_every_node_take_over_its_document(self, cluster: Cluster) -> None:
+        """Nodes hold off what is not newer than what they applied, also where nothing else has changed."""
+        cluster.run()
+        cluster.put(keys.META, model.Meta(environments=("prod",), generation_floor=41))
+
+        made = cluster.run()
+
+        assert set(made.changed) == set(made.desired)
+        assert {desired.generation for desired in made.desired.values()} == {42}
+        assert cluster.run().changed == ()
+
     def test_forgetting_the_node_with_the_highest_generation_is_no_setback(self, cluster: Cluster) -> None:
         cluster.run()
         cluster.publish(7, STREETS)

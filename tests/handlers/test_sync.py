@@ -614,6 +614,7 @@ def hold_cases() -> list[tuple[str, str]]:
         ("malformed", "not JSON"),
         ("other node", "is for node 'node-2'"),
         ("behind", "generation 2 is behind 7"),
+        ("same generation", "generation 7 was applied here with another content"),
         ("wiped", "meta is missing"),
     ]
 
@@ -636,6 +637,8 @@ def test_a_bad_desired_is_held_off_with_an_alarm_and_nothing_is_deleted(
             node.desire(8, node="node-2")
         case "behind":
             node.desire(2, old)
+        case "same generation":
+            node.desire(7, old)
         case "wiped":
             for key in node.kv.list("").entries:
                 node.kv.txn([Delete(key)])
@@ -662,6 +665,18 @@ def test_a_good_desired_ends_the_hold(node: Node) -> None:
 
     assert node.actual().alarms == ()
     assert node.complete(new)
+
+
+def test_same_generation_is_taken_over_where_the_last_one_is_damaged(node: Node) -> None:
+    """Whether it differs cannot be told; a node that knows nothing would hold off for ever."""
+    release = node.publish(1)
+    node.desire(7, release)
+    node.run()
+    LocalState(node.root).write("desired", b"{")
+    node.run()
+
+    assert node.actual().alarms == ()
+    assert node.complete(release)
 
 
 def test_lost_data_comes_back_while_desired_is_held_off(node: Node) -> None:
