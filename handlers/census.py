@@ -6,16 +6,18 @@ service, never as absent.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Consul
 from handlers.adapters.service import Health
 from handlers.core import codec, keys
 from handlers.core.admission import Member
 from handlers.core.errors import Malformed
-from handlers.core.model import Instance, Instances, InstanceState, NodeInfo, Proven, Ready, States
+from handlers.core.model import Instance, Instances, InstanceState, NodeInfo, Proven, Ready, Slots, States
 from handlers.core.names import InstanceKey, Service
 
 IN_SERVICE: Mapping[Health, bool | None] = {
@@ -35,17 +37,21 @@ class Prober(Protocol):
 
 
 class Census:
-    """The members of services. `dead_after_s`: how long a node must look dead to be so."""
+    """The members of services. `dead_after_s`: how long a node must look dead to be so.
+
+    The nodes on which members were seen are remembered in `local`: a restored KV may not name all of them.
+    """
 
     def __init__(
         self,
         consul: Consul,
         prober: Prober,
+        local: LocalState,
         node: str,
         dead_after_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._consul, self._prober, self._node = consul, prober, node
+        self._consul, self._prober, self._local, self._node = consul, prober, local, node
         self._dead_after_s, self._clock = dead_after_s, clock
         self._suspected: dict[str, float] = {}
 
@@ -66,22 +72,37 @@ class Census:
                 found[keys.slot_id(self._node, key)] = Member(self._node, seen, state.served)
         return found
 
-    def elsewhere(self, service: Service) -> dict[str, Member]:
-        """Those of all other nodes, by slot id; raises `Malformed` when it is not known which these are."""
+    def elsewhere(self, service: Service, slots: Slots) -> dict[str, Member]:
+        """Those of all other nodes, by slot id; raises `Malformed` when it is not known which these are.
+
+        Nodes that nobody counts (any more) are looked at as well, if they have a slot or had members before.
+        """
         found: dict[str, Member] = {}
         listings: dict[str, list[Any]] = {}
-        for node in self._nodes(service):
+        counted, remembered = self._nodes(service), self._remembered(service)
+        for node in counted | remembered | {entry.node for entry in slots.out.values()} - {""}:
             if node != self._node:
                 found.update(self._members(node, service, listings))
+        seen = counted | {member.node for member in found.values()}
+        if seen != remembered:
+            self._local.write(f"members/{service}", codec.encode(Proven(nodes=tuple(sorted(seen)))))
         return found
 
-    def _nodes(self, service: Service) -> tuple[str, ...]:
+    def _remembered(self, service: Service) -> frozenset[str]:
+        """The nodes on which the service had members when this node looked last."""
+        name = f"members/{service}"
+        raw = self._local.read(name)
+        with contextlib.suppress(Malformed):  # a damaged memory is no memory
+            return frozenset(codec.decode(Proven, raw, name).nodes) if raw else frozenset()
+        return frozenset()
+
+    def _nodes(self, service: Service) -> frozenset[str]:
         """The nodes with instances of the service, as plan has counted them."""
         key = keys.proven(service)
         entry, _ = self._consul.get(key)
         if entry is None:
             raise Malformed(f"{key}: is missing, so nobody knows where the other instances are")
-        return codec.decode(Proven, entry.value, key).nodes
+        return frozenset(codec.decode(Proven, entry.value, key).nodes)
 
     def dead(self, nodes: Iterable[str]) -> frozenset[str]:
         """Those of `nodes` that have looked dead for long enough: no `alive`, or serfHealth critical."""

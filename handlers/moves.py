@@ -182,14 +182,14 @@ class Moves:
         answer = admission(me, slots.out, members, (), budget)
         if not isinstance(answer, Blocked):
             # asked last: with many nodes it is by far the most expensive
-            members |= self._census.elsewhere(name)
+            members |= self._census.elsewhere(name, slots)
             answer = admission(me, slots.out, members, (), budget)
         if not isinstance(answer, Blocked):
             return answer, frozenset()
         nodes = {e.node for e in slots.out.values()} | {m.node for m in members.values() if not m.in_service}
         gone = self._census.dead(nodes)
         if gone:
-            members |= self._census.elsewhere(name)
+            members |= self._census.elsewhere(name, slots)
             answer = admission(me, slots.out, members, gone, budget)
         return answer, gone
 

@@ -61,7 +61,7 @@ class ReloadRun:
         self._book = StateBook(ctx.kv, ctx.local, node)
         self._slots = SlotBook(ctx.kv, ctx.local, node, limits.slot_ttl_s)
         sight = Sight(node, views, services, self._feeds, self._wake, clock)
-        census = Census(ctx.kv, services, node, limits.dead_after_s, clock)
+        census = Census(ctx.kv, services, ctx.local, node, limits.dead_after_s, clock)
         self._moves = Moves(node, self._book, self._slots, views, census, sight, clock)
         templates = Templates(views, ctx.local, node)
         self._residents = Residents(self._home, self._book, views, templates, self._cache, self._moves)

@@ -21,6 +21,7 @@ from handlers.core.model import (
     Desired,
     Instance,
     NodeInfo,
+    Proven,
     Ready,
     SlotEntry,
     Slots,
@@ -188,6 +189,30 @@ def test_a_sick_replica_elsewhere_holds_the_budget(fleet: Fleet) -> None:
     sick.broken = False
     run.join()
     assert node.replicas[InstanceKey.of(S, "a")].loaded == V2
+
+
+@pytest.mark.parametrize("known", ["remembered", "has a slot"])
+def test_a_restored_count_of_nodes_hides_no_sick_replica(fleet: Fleet, known: str) -> None:
+    """`proven` may come back from a time before a node had instances, until plan has counted again."""
+    started(fleet, n1=("a",), n2=("a", "b"))
+    node, other = fleet.nodes["n1"], fleet.nodes["n2"]
+    fleet.want(V2)
+    fleet.run()
+    other.replicas[InstanceKey.of(S, "a")].broken = True
+    fleet.want(V3, max_unavailable=1 if known == "remembered" else 2)
+    fleet.put(keys.proven(S), codec.encode(Proven(nodes=("n1",))))
+    if known == "has a slot":
+        node.local.delete(f"members/{S}")
+        entry = SlotEntry(node="n2", instance="b", incarnation="1")
+        fleet.put(keys.slots(S), codec.encode(Slots(out={"n2.b": entry})))
+
+    run = in_thread(node)
+
+    wait(lambda: node.state().step is Step.ADMIT)
+    assert "n2.a" in node.state().reason
+    other.replicas[InstanceKey.of(S, "a")].broken = False
+    run.join()
+    assert node.replicas[InstanceKey.of(S, "a")].loaded == V3
 
 
 @pytest.mark.parametrize("consul_node", ["", "rack-7"])
