@@ -32,6 +32,7 @@ class Cache:
         self._ram, self._wake, self._clock = RamCache(root, volumes), wake, clock
         self._linked: frozenset[Piece] = frozenset()
         self._pending: frozenset[Piece] = frozenset()
+        self._unseen: frozenset[Piece] = frozenset()
         self._filling: tuple[Piece, Task] | None = None
         self._failed: dict[Piece, float] = {}
         self._want: frozenset[Piece] = frozenset()
@@ -50,12 +51,14 @@ class Cache:
         self._end_fill()
         copies = self._ram.copies()
         linked = {piece for piece in self._want | copies if self._ram.linked(piece)}
-        sizes = {}
+        sizes, unseen = {}, set()
         filling = self._filling[0] if self._filling else None
         for piece in self._want - linked:
             # what is being filled has its room already, and takes more and more of what is still free
             size = 0 if piece in copies or piece == filling else self._ram.size(piece)
-            if size is not None and self._failed.get(piece, 0.0) <= self._clock():
+            if size is None:
+                unseen.add(piece)
+            elif self._failed.get(piece, 0.0) <= self._clock():
                 sizes[piece] = size
         room = self._ram.room() if sizes else 0
         steps = ram_steps(self._want, copies, linked, used(states, desired, copies), sizes, room)
@@ -67,6 +70,7 @@ class Cache:
         self._linked, self._short = frozenset(linked - set(steps.drop)), steps.short
         # right after a drop the room is not known yet, and whoever could move on would read from disk
         self._pending = frozenset(steps.fill) if not steps.drop else frozenset(sizes)
+        self._unseen = frozenset(unseen)
         if steps.fill and self._filling is None:
             self._fill(steps.fill[0])
         return 0.0 if steps.drop else RETRY_S if self._pending else None
@@ -74,7 +78,8 @@ class Cache:
     def reason(self, channel: Channel, version: Version) -> str:
         """Why moves to a release wait for RAM; empty when they need not."""
         release = ReleaseId.of(channel, version)
-        waits = any(piece.release == release for piece in self._pending)
+        # one that sync completed since this round began is filled in the next, and not read from disk before
+        waits = any(piece.release == release for piece in self._pending | self._unseen)
         return Reason.FILLING.say(release=release) if waits else ""
 
     def media(self, releases: Mapping[str, ReleaseId]) -> dict[str, str]:

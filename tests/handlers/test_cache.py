@@ -63,3 +63,20 @@ def test_copy_that_is_half_filled_is_waited_for_though_the_rest_of_ram_is_too_sm
     wait_until(wake.is_set)
     assert cache.round(WANTED, {}) is None
     assert cache.media({"places": PIECE.release}) == {"places/table": "RAM"}
+
+
+def test_release_that_is_completed_in_mid_round_waits_for_ram(root: Path) -> None:
+    """Or its instances would move onto disk, and a second time onto RAM."""
+    release, aside = root / "releases" / PLACES / VERSION, root / "aside"
+    release.rename(aside)
+    wake = threading.Event()
+    cache = Cache(root, VOLUMES, wake, time.monotonic)
+    assert cache.round(WANTED, {}) is None
+
+    aside.rename(release)
+
+    assert "is in RAM" in cache.reason(PLACES, VERSION)
+    assert cache.round(WANTED, {}) is not None
+    wait_until(wake.is_set)
+    assert cache.round(WANTED, {}) is None
+    assert cache.reason(PLACES, VERSION) == ""
