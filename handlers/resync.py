@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from handlers import log
@@ -46,7 +47,13 @@ def run(ctx: Context) -> str:
         reason = _next(alarms, ctx.settings.limits.resync_s * random.uniform(0.8, 1.2))
         if reason:
             log.info("resync", f"{reason}: restarts the watches and runs the handlers", node=ctx.node)
+            time.sleep(spread_s(scope, ctx.settings.limits.spread_s))
             wake(url)
+
+
+def spread_s(scope: str, most_s: float) -> float:
+    """How long to wait for the others: all nodes see in the same second that Consul is back."""
+    return random.uniform(0, most_s) if scope == "node" else 0.0
 
 
 def _next(alarms: queue.SimpleQueue[str], wait_s: float) -> str:

@@ -23,10 +23,12 @@ class Limits:
     `drop_after_s`: how long an instance must be gone before discover drops it. `slot_ttl_s`: TTL of the
     session that holds a reload slot (Consul ends it after up to twice that). `dead_after_s`: how long a
     node's serfHealth must fail before others stop waiting for it. `unused_grace_s`: how long a release that
-    is no longer desired stays (`idle_grace_s` where no instance is left).
+    is no longer desired stays (`idle_grace_s` where no instance is left). `spread_s`: within which nodes
+    begin anew when Consul is back, so that not all of them ask it in the same second.
     """
 
     resync_s: float = 60.0
+    spread_s: float = 2.0
     drop_after_s: float = 60.0
     alive_ttl_s: int = 120
     slot_ttl_s: int = 15

@@ -13,7 +13,7 @@ import pytest
 
 from handlers.adapters.ports import Delete, Set
 from handlers.core import keys
-from handlers.resync import PROBE_S, Eye, Runner, command, environment, wake, watched_keys
+from handlers.resync import PROBE_S, Eye, Runner, command, environment, spread_s, wake, watched_keys
 from tests.fakes_kv import FakeKV
 from tests.servers import Consul, consul_server, wait_until
 
@@ -102,6 +102,14 @@ def test_handlers_do_not_believe_that_a_watch_started_them() -> None:
 
 def test_handlers_are_started_without_anything_of_the_current_folder() -> None:
     assert command("sync")[-5:] == [sys.executable, "-I", "-m", "handlers.main", "sync"]
+
+
+def test_nodes_do_not_all_begin_anew_in_the_same_moment_but_the_planner_does_at_once() -> None:
+    waits = [spread_s("node", 2.0) for _ in range(200)]
+
+    assert 0 <= min(waits) < 0.5
+    assert 1.5 < max(waits) <= 2.0
+    assert spread_s("cluster", 2.0) == 0
 
 
 @pytest.mark.parametrize("url", ["", "unix:///no/such/socket", "strange"])
