@@ -1,4 +1,4 @@
-"""What the commands ask of Consul beside its KV: agent, members, services and their checks, ACLs.
+"""What the commands ask of Consul beside its KV: the agent, healthy services, ACL policies and tokens.
 
 The only importer of the Consul client (`consul`, py-consul). Its requests travel over our own transport: the
 client's own one knows half of the environment of the Go command line, prefers CONSUL_HTTP_TOKEN to the token
@@ -13,10 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handlers.adapters.consul_http import Address, Transport
-from handlers.core.errors import HydraError, Temporary
-
-PASSING = "passing"
-_SERF_HEALTH = "serfHealth"
+from handlers.core.errors import HydraError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,54 +22,12 @@ class AgentInfo:
 
     node: str
     version: str
-    datacenter: str
     server: bool
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """A machine in the gossip pool; `status` is `alive`, `left`, `failed` or another word of serf."""
-
-    node: str
-    address: str
-    status: str
-    server: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One health check; `service_id` is empty for a check of the node."""
-
-    id: str
-    name: str
-    status: str
-    output: str = ""
-    notes: str = ""
-    service_id: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CatalogService:
-    """One instance of a Consul service; `incarnation` is its CreateIndex, new when it registers anew."""
-
-    node: str
-    name: str
-    id: str
-    address: str
-    port: int
-    incarnation: str
-    meta: Mapping[str, str] = field(default_factory=dict)
-    checks: tuple[Check, ...] = ()
-
-    @property
-    def passing(self) -> bool:
-        """Whether Consul would send requests to it."""
-        return all(check.status == PASSING for check in self.checks)
-
-
 class Catalog:
-    """Consul's catalog, agent and ACL API. Raises `Temporary`, `Denied` and the other errors of `core`."""
+    """Consul's agent, health and ACL API. Raises `Temporary`, `Denied` and the other errors of `core`."""
 
     def __init__(self, address: Address) -> None:
         from consul.std import Consul
@@ -94,68 +49,14 @@ class Catalog:
         return AgentInfo(
             node=config["NodeName"],
             version=config["Version"],
-            datacenter=config["Datacenter"],
             server=config["Server"],
             settings=said.get("DebugConfig") or {},
         )
 
-    def leader(self) -> str:
-        """The address of the cluster's leader; raises `Temporary` while there is none."""
-        found = str(self._client.status.leader() or "")
-        if not found:
-            raise Temporary("Consul has no leader")
-        return found
-
-    def members(self) -> tuple[Member, ...]:
-        """All machines that the agent sees, by name."""
-        words = {0: "none", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
-        found = (
-            Member(
-                node=row["Name"],
-                address=row["Addr"],
-                status=words.get(row["Status"], str(row["Status"])),
-                server=row["Tags"].get("role") == "consul",
-            )
-            for row in self._client.agent.members()
-        )
-        return tuple(sorted(found, key=lambda member: member.node))
-
-    def nodes(self) -> tuple[str, ...]:
-        """The names of all nodes in the catalog."""
-        _, rows = self._client.catalog.nodes(consistency="consistent")
-        return tuple(sorted(row["Node"] for row in rows))
-
-    def serf_passing(self, node: str) -> bool:
-        """Whether the gossip pool sees the node; False for a node that the catalog does not know."""
-        return any(c.id == _SERF_HEALTH and c.status == PASSING for c in self.node_checks(node))
-
-    def node_checks(self, node: str) -> tuple[Check, ...]:
-        """All checks of a node, those of its services included."""
-        _, rows = self._client.health.node(node)
-        return tuple(_check(row) for row in rows)
-
-    def service(self, name: str) -> tuple[CatalogService, ...]:
-        """All instances of a Consul service with their checks, those of their nodes included."""
-        _, rows = self._client.health.service(name)
-        found = (_service(row["Node"], row["Service"], row["Checks"]) for row in rows)
-        return tuple(sorted(found, key=lambda s: (s.node, s.id)))
-
-    def services_of(self, node: str) -> tuple[CatalogService, ...]:
-        """All service instances of a node with their own checks; empty for an unknown node."""
-        _, known = self._client.catalog.node(node, consistency="consistent")
-        if not known:
-            return ()
-        _, checks = self._client.health.node(node)
-        return tuple(
-            _service(known["Node"], row, [c for c in checks if c["ServiceID"] == service_id])
-            for service_id, row in sorted(known["Services"].items())
-        )
-
-    def set_maintenance(self, service_id: str, on: bool, reason: str = "") -> None:
-        """Switch Consul's maintenance mode of a service instance of this agent."""
-        word = "true" if on else "false"
-        if not self._client.agent.service.maintenance(service_id, word, reason or None):
-            raise HydraError(f"this Consul agent has no service with the id {service_id}")
+    def healthy(self, name: str) -> tuple[str, ...]:
+        """The ids of a Consul service's instances to which Consul would send requests."""
+        _, rows = self._client.health.service(name, passing=True)
+        return tuple(sorted(row["Service"]["ID"] for row in rows))
 
     def write_policy(self, name: str, rules: str) -> str:
         """Create the ACL policy, or give the one of this name these rules (HCL); its id."""
@@ -165,25 +66,10 @@ class Catalog:
         # the client's own call would encode HCL as a JSON text, which no agent understands
         return str(self._client.http.answer("PUT", path, body)["ID"])
 
-    def create_token(
-        self, description: str, policies: Sequence[str], *, agent_of: str = "", secret: str = ""
-    ) -> str:
-        """A new ACL token with these policies; its secret (a new one, or the given UUID).
-
-        `agent_of` names the node whose agent shall use it (a node identity in our datacenter).
-        """
-        identities = [f"{agent_of}:{self.agent().datacenter}"] if agent_of else None
-        token = self._client.acl.token.create(
-            description=description,
-            policies_name=list(policies),
-            node_identities=identities,
-            secret_id=secret or None,
-        )
+    def create_token(self, description: str, policies: Sequence[str]) -> str:
+        """A new ACL token with these policies; its secret."""
+        token = self._client.acl.token.create(description=description, policies_name=list(policies))
         return str(token["SecretID"])
-
-    def who_am_i(self) -> Mapping[str, Any]:
-        """What Consul knows of our own token; raises `Denied` when it does not know it."""
-        return dict(self._client.acl.token.read_self())
 
 
 class _Bridge:
@@ -218,27 +104,3 @@ class _Bridge:
             return callback(Response(answer.status, headers, answer.body.decode()))
         except ConsulException as e:
             raise HydraError(f"{method} {path}: {e}") from e
-
-
-def _check(row: Mapping[str, Any]) -> Check:
-    return Check(
-        id=row["CheckID"],
-        name=row["Name"],
-        status=row["Status"],
-        output=row.get("Output", ""),
-        notes=row.get("Notes", ""),
-        service_id=row.get("ServiceID", ""),
-    )
-
-
-def _service(node: Mapping[str, Any], row: Mapping[str, Any], checks: Sequence[Any]) -> CatalogService:
-    return CatalogService(
-        node=node["Node"],
-        name=row["Service"],
-        id=row["ID"],
-        address=row["Address"] or node["Address"],
-        port=row["Port"],
-        incarnation=str(row["CreateIndex"]),
-        meta=row["Meta"] or {},
-        checks=tuple(_check(check) for check in checks),
-    )

@@ -1,7 +1,7 @@
 """Consul's KV, transactions, sessions and blocking queries: the one client that every handler uses.
 
 Standard library only, because a handler starts anew for every change: py-consul alone would cost more than
-the rest of the run. What is off that path (catalog, ACL, members) is `adapters.catalog`.
+the rest of the run. What is off that path (agent, healthy services, ACL) is `adapters.catalog`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from handlers.adapters.ports import Agent
+from handlers.adapters.catalog import Catalog
 from hydra_cli import acl
 
 # Registers services with the agents, as a platform would; none of Hydra's roles may.
@@ -26,7 +26,7 @@ PLANNER_NODE = "server"  # the planner's sessions are the server's: it has no cl
 class Access:
     """Makes policies and tokens through `consul`, whose token may do everything."""
 
-    consul: Agent
+    consul: Catalog
 
     def roles(self) -> Mapping[str, str]:
         """A token for each role that is not tied to a node; `developer` is for the person in front of it."""
@@ -50,11 +50,9 @@ class Access:
         return self._token(f"node-{name}"), self._token(f"agent-{name}")
 
     def _policy(self, name: str, rules: str) -> None:
-        self.consul.put_json("acl/policy", {"Name": f"hydra-{name}", "Rules": rules})
+        self.consul.write_policy(f"hydra-{name}", rules)
 
     def _token(self, *policies: str) -> str:
-        wanted = {
-            "Description": f"hydra dev: {', '.join(policies)}",
-            "Policies": [{"Name": f"hydra-{name}"} for name in policies],
-        }
-        return str(self.consul.put_json("acl/token", wanted)["SecretID"])
+        return self.consul.create_token(
+            f"hydra dev: {', '.join(policies)}", [f"hydra-{name}" for name in policies]
+        )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from handlers import resources
+from handlers.adapters.catalog import Catalog
 from handlers.adapters.kv import ConsulKV
 from handlers.adapters.ports import Cas
 from handlers.core import codec, keys
@@ -65,6 +66,10 @@ class Backbone:
         """A client of the server with a role's token."""
         return ConsulKV.from_env(self.env(role))
 
+    def catalog(self, role: str) -> Catalog:
+        """The rest of the server's API with a role's token."""
+        return Catalog.from_env(self.env(role))
+
     def start_s3(self, say: Callable[[str], None]) -> None:
         """Start an S3 server, or take the one that AWS_ENDPOINT_URL names."""
         if os.environ.get("AWS_ENDPOINT_URL"):
@@ -87,7 +92,7 @@ class Backbone:
             environ=self.marks,
         )
         self._server, self._server_runs = servers.start_consul(wanted, program("consul"))
-        self.tokens |= Access(self.kv("management")).roles()
+        self.tokens |= Access(self.catalog("management")).roles()
         meta = codec.encode(Meta(environments=tuple(sorted(environments))))
         self.kv("operator").txn([Cas(keys.META, meta, 0)])
         say(f"Consul: http://{self._server.address}")

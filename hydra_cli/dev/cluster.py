@@ -222,7 +222,7 @@ class Cluster:
     def _add(self, name: str) -> Node:
         if name in self._nodes:
             raise Usage(f"there is a node {name!r} already")
-        node_token, agent_token = Access(self.kv()).node(name)
+        node_token, agent_token = Access(self._backbone.catalog("management")).node(name)
         folder, mark = self.folder / "nodes" / name, f"{self._backbone.mark}/{name}"
         agent = servers.ConsulAgent(
             name,

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from handlers.adapters.catalog import Catalog
 from handlers.core import keys
 from handlers.core.model import Desired, States
 from handlers.core.names import InstanceKey
@@ -117,7 +118,7 @@ def test_lost_node_is_forgotten_only_when_it_is_dead_and_then_leaves_nothing(har
 def rename(cluster: Cluster, old: str, new: str) -> None:
     """Restart a machine under another name: same disk, same services, a token for the new name."""
     node = cluster.node(old)
-    node_token, agent_token = Access(cluster.kv()).node(new)
+    node_token, agent_token = Access(Catalog.from_env(cluster.env("management"))).node(new)
     node.kill()
     agent = dataclasses.replace(node.agent, node=new, token=agent_token)
     variables = {**node.variables, "CONSUL_HTTP_TOKEN": node_token}

@@ -11,6 +11,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from handlers.adapters.catalog import Catalog
 from handlers.adapters.objects import S3Objects
 from handlers.adapters.ports import Source
 from handlers.core.errors import HydraError, Usage
@@ -203,8 +204,7 @@ class Stage:
 
     def in_service(self) -> int:
         """How many replicas Consul calls healthy."""
-        found, _ = self._cluster.kv("reader").get_json(f"health/service/{CATALOG_NAME}", {"passing": ""})
-        return len(found or ())
+        return len(Catalog.from_env(self._cluster.env("reader")).healthy(CATALOG_NAME))
 
     def start_traffic(self) -> None:
         """Let the client begin."""
