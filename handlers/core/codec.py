@@ -16,17 +16,15 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from json.encoder import encode_basestring as _quoted
 from typing import Any, TypeVar, Union
 
 from handlers.core import model
+from handlers.core.canonical import Shared, fields_of, text_of
 from handlers.core.errors import Malformed, Usage
 from handlers.core.names import Channel, InstanceKey, Scoped, check_alias, check_word
 from handlers.core.version import ReleaseId, Version
 
 T = TypeVar("T", bound=model.Doc)
-Shared = dict[tuple[int, int], tuple[model.Part, str]]
-"""Texts of parts by identity and indent, for `encode` of many documents that have parts in common."""
 
 _DEEPEST = 32  # levels of fields that this program does not know; far deeper ones could not be written again
 _LARGEST = 2**63  # a generation beyond it would leave no room to go on
@@ -61,10 +59,7 @@ def decode_pin(raw: bytes, where: str) -> model.Pin:
 
 def encode(doc: model.Doc, shared: Shared | None = None) -> bytes:
     """The canonical bytes of `doc`; with one `shared` for many documents, common parts are written once."""
-    rows = {**_rows(doc), "format": model.FORMAT}
-    lines = [f'  "about": {_quoted(doc.title())}']
-    lines += [f"  {_quoted(k)}: {_text(rows[k], 1, shared)}" for k in sorted(rows)]
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    return text_of(doc, shared).encode()
 
 
 def digest(raw: bytes) -> str:
@@ -136,18 +131,6 @@ def _document(cls: Any, value: dict[str, Any], where: str) -> model.Part:
 
 
 @functools.cache
-def _fields(cls: Any) -> dict[str, tuple[Any, bool]]:
-    """Field name → (type, has a default), without `extra`."""
-    hints = typing.get_type_hints(cls)
-    missing = dataclasses.MISSING
-    return {
-        f.name: (hints[f.name], f.default is not missing or f.default_factory is not missing)
-        for f in dataclasses.fields(cls)
-        if f.name != "extra"
-    }
-
-
-@functools.cache
 def _reader(kind: Any, name: str = "") -> Callable[[Any], Any]:
     """A function from parsed JSON to the value of type `kind` in the field `name`; it raises `_Wrong`."""
     origin = typing.get_origin(kind)
@@ -176,8 +159,8 @@ def _reader(kind: Any, name: str = "") -> Callable[[Any], Any]:
 
 @functools.cache
 def _part_reader(cls: Any) -> Callable[[Any], model.Part]:
-    readers = {name: _reader(kind, name) for name, (kind, _) in _fields(cls).items()}
-    required = [name for name, (_, optional) in _fields(cls).items() if not optional]
+    readers = {name: _reader(kind, name) for name, (kind, _) in fields_of(cls).items()}
+    required = [name for name, (_, optional) in fields_of(cls).items() if not optional]
 
     def read(value: Any) -> model.Part:
         if type(value) is not dict:
@@ -285,41 +268,3 @@ def _named(check: Callable[[str], str], value: Any) -> str:
         return check(_string(value))
     except Usage as e:
         raise _Wrong(str(e)) from None
-
-
-def _rows(part: model.Part) -> dict[str, Any]:
-    kind: Any = type(part)
-    known = {name: getattr(part, name) for name in _fields(kind)}
-    return {**part.extra, **{k: v for k, v in known.items() if v is not None}}
-
-
-def _text(value: Any, depth: int, shared: Shared | None) -> str:
-    """JSON with two spaces of indent; a file is one line, so that a manifest stays readable and small."""
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, model.File):
-        return f"[{_quoted(value.path)}, {value.size}, {_quoted(value.etag)}]"
-    if isinstance(value, model.Part):
-        return _part_text(value, depth, shared)
-    if isinstance(value, (dict, Mapping)):
-        rows = [f"{_quoted(k)}: {_text(value[k], depth + 1, shared)}" for k in sorted(value)]
-        return _block("{", rows, "}", depth)
-    if isinstance(value, (tuple, list)):
-        return _block("[", [_text(v, depth + 1, shared) for v in value], "]", depth)
-    return json.dumps(value, allow_nan=False)
-
-
-def _part_text(part: model.Part, depth: int, shared: Shared | None) -> str:
-    if shared is not None and (known := shared.get((id(part), depth))):
-        return known[1]
-    text = _text(_rows(part), depth, shared)
-    if shared is not None:
-        shared[id(part), depth] = (part, text)  # with the part: an identity is reused once its owner is gone
-    return text
-
-
-def _block(first: str, rows: list[str], last: str, depth: int) -> str:
-    if not rows:
-        return first + last
-    pad, end = "\n" + "  " * (depth + 1), "\n" + "  " * depth
-    return f"{first}{pad}{f',{pad}'.join(rows)}{end}{last}"
