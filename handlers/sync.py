@@ -21,19 +21,19 @@ from handlers.adapters.bell import Bell
 from handlers.adapters.bodies import Bodies, BodyFetch
 from handlers.adapters.ledger import Ledger
 from handlers.adapters.objects import S3Objects
-from handlers.adapters.ports import Entry, Objects, Set
+from handlers.adapters.ports import Objects, Set
 from handlers.adapters.progress import ProgressReport
 from handlers.adapters.survey import Survey
 from handlers.adapters.transfer import Transfer
 from handlers.adapters.volume import Volumes
 from handlers.context import Context
 from handlers.core import codec, keys
-from handlers.core.acceptance import Held, accept
 from handlers.core.diff import Action, Decision, Delete, Download, Publish, Withdraw, diff
-from handlers.core.errors import HydraError, Malformed, Temporary
+from handlers.core.errors import HydraError, Temporary
 from handlers.core.holdings import Facts, missing
 from handlers.core.model import Actual, Desired, State
 from handlers.core.version import ReleaseId
+from handlers.orders import Orders
 
 TICK_S = 5.0
 _NAME = "sync"
@@ -56,10 +56,7 @@ class Sync:
         self._ledger = Ledger(ctx.local, self._limits.retry_s)
         self._survey = Survey(self._volumes, self._bodies, self._ledger, self._limits, clock)
         self._progress = ProgressReport(ctx.kv, ctx.node, self._volumes, clock)
-        self._desired: Desired | None = None
-        self._entry: Entry | None = None
-        self._index = 0
-        self._hold = ""
+        self._orders = Orders(ctx.kv, ctx.local, self._ledger, ctx.node)
         self._written: bytes | None = None
         self._unwritten: Temporary | None = None
         self._running: dict[ReleaseId, Transfer] = {}
@@ -69,14 +66,14 @@ class Sync:
     def converge(self) -> str:
         """Work until nothing is left to do or only waits remain; the sentence to log."""
         self._local.sweep()
-        self._take_over()
+        self._orders.take_over()
         current, _ = self._kv.get(keys.actual(self._node))
         self._written = current.value if current else None
-        if self._desired is None:
+        if self._orders.desired is None:
             return self._nothing_known()
         try:
             self._volumes.prepare()
-            self._sweep(self._desired)
+            self._sweep(self._orders.desired)
             with Bell(self._kv, keys.desired(self._node), self._wake) as bell:
                 decision = self._work(bell)
         except HydraError as e:
@@ -94,39 +91,13 @@ class Sync:
 
     def _nothing_known(self) -> str:
         """A node that never took over anything: only what is wrong is worth a document."""
-        if self._hold and self._entry is not None:
-            self._write_actual(Actual(node=self._node, generation=0, alarms=(self._hold,)))
-        return self._hold or "nothing is desired of this node yet"
-
-    def _take_over(self) -> None:
-        """Read `desired`; keep it locally if it is good, else hold off with the last good one."""
-        key = keys.desired(self._node)
-        meta, _ = self._kv.get(keys.META)
-        entry, self._index = self._kv.get(key)
-        applied = self._ledger.generation()
-        try:
-            raw, last = entry.value if entry else None, self._local.read("desired")
-            desired = accept(raw, self._node, applied, meta is not None, key, last)
-        except Held as e:
-            self._entry, self._hold = entry, str(e)
-            self._desired = self._desired or self._last_good()
-            return
-        assert entry is not None  # nothing is accepted that is not there
-        self._local.write("desired", entry.value)
-        self._ledger.took_over(self._node, desired.generation)
-        self._entry, self._hold, self._desired = entry, "", desired
-
-    def _last_good(self) -> Desired | None:
-        raw = self._local.read("desired")
-        try:
-            return codec.decode(Desired, raw, "the last good desired") if raw else None
-        except Malformed as e:
-            log.warning(_NAME, "local state is damaged", node=self._node, reason=e)
-            return None
+        if self._orders.hold and self._orders.entry is not None:
+            self._write_actual(Actual(node=self._node, generation=0, alarms=(self._orders.hold,)))
+        return self._orders.hold or "nothing is desired of this node yet"
 
     def _sweep(self, desired: Desired) -> None:
         """Delete leftovers that no release needs; not while the KV is doubted."""
-        if not self._hold:
+        if not self._orders.hold:
             facts = self._survey.facts(desired, "", {})
             known = desired.releases.keys() | facts.inventory.held | facts.used.keys()
             whole = {r for r, header in facts.bodies.items() if not missing(r, header, facts.inventory)}
@@ -135,13 +106,13 @@ class Sync:
     def _work(self, bell: Bell) -> Decision:
         """Decide, do, report, wait: until there is nothing left to do."""
         while True:
-            assert self._desired is not None
+            assert self._orders.desired is not None
             self._wake.clear()
-            if bell.rang(self._index):
+            if bell.rang(self._orders.index):
                 self._retake()
             self._collect()
-            self._replace_changed(self._desired)
-            facts = self._survey.facts(self._desired, self._hold, self._running)
+            self._replace_changed(self._orders.desired)
+            facts = self._survey.facts(self._orders.desired, self._orders.hold, self._running)
             decision = diff(facts)
             if self._do(facts, decision, (Withdraw, Publish)):
                 continue
@@ -152,26 +123,26 @@ class Sync:
             self._start(facts, decision)
             if not self._running and self._fetching is None:
                 return decision
-            bell.listen(self._index)
+            bell.listen(self._orders.index)
             self._progress.write(self._running)
             self._wake.wait(TICK_S)
 
     def _retake(self) -> None:
         """Take over what came meanwhile, and give up downloads that it does not want any more."""
-        assert self._desired is not None
+        assert self._orders.desired is not None
         try:
-            self._take_over()
+            self._orders.take_over()
         except Temporary as e:
             log.warning(_NAME, "Consul is away; downloads go on", node=self._node, reason=e)
             return
         for release, transfer in self._running.items():
-            wanted = self._desired.releases.get(release)
-            if wanted is None or wanted.digest != transfer.digest or self._desired.cordoned:
+            wanted = self._orders.desired.releases.get(release)
+            if wanted is None or wanted.digest != transfer.digest or self._orders.desired.cordoned:
                 transfer.cancel()
 
     def _collect(self) -> None:
         """Take note of downloads and fetches that have ended."""
-        assert self._desired is not None
+        assert self._orders.desired is not None
         for release, transfer in list(self._running.items()):
             if transfer.ended:
                 del self._running[release]
@@ -186,8 +157,8 @@ class Sync:
     def _failed(self, release: ReleaseId, error: Exception) -> None:
         if not isinstance(error, HydraError):
             raise error
-        assert self._desired is not None
-        if (hold := self._desired.releases.get(release)) is not None:
+        assert self._orders.desired is not None
+        if (hold := self._orders.desired.releases.get(release)) is not None:
             log.warning(_NAME, "release failed", release=release, node=self._node, reason=error)
             self._ledger.failed(release, hold.digest, str(error), self._clock(), random.random())
 
@@ -200,7 +171,7 @@ class Sync:
             kept = self._bodies.kept_digest(release)
             if kept is None or kept == hold.digest or release in self._running:
                 continue
-            if reason := self._survey.in_use(release) or self._hold:
+            if reason := self._survey.in_use(release) or self._orders.hold:
                 self._failed_once(
                     release, hold.digest, f"its content changed, and the old one stays: {reason}"
                 )
@@ -251,11 +222,11 @@ class Sync:
 
     def _fetch_bodies(self, facts: Facts) -> None:
         """Fetch missing headers and lists of files in a thread: S3 may be slow, and a rollback may come."""
-        assert self._desired is not None
+        assert self._orders.desired is not None
         failures = facts.failures
         lacking = {
             release: hold
-            for release, hold in self._desired.releases.items()
+            for release, hold in self._orders.desired.releases.items()
             if release not in facts.bodies
             and (release not in failures or failures[release].next_try <= facts.now)
         }
@@ -285,13 +256,12 @@ class Sync:
 
     def _report(self, decision: Decision) -> None:
         """Rewrite `actual` if it is not what is true now; while Consul is away, downloads go on."""
-        assert self._desired is not None
-        alarms = (self._hold, *decision.alarms)
+        assert self._orders.desired is not None
         actual = Actual(
             node=self._node,
             generation=self._ledger.generation(),
             releases=decision.statuses,
-            alarms=tuple(filter(None, alarms)),
+            alarms=tuple(filter(None, (self._orders.hold, *decision.alarms))),
         )
         self._unwritten = None
         try:
@@ -307,7 +277,7 @@ class Sync:
 
     def _settle(self, decision: Decision) -> str:
         """The end of a run: note that the doorbell was answered, and say how it stands."""
-        assert self._desired is not None
+        assert self._orders.desired is not None
         if self._unwritten is not None:
             raise self._unwritten
         self._progress.end()
@@ -316,11 +286,12 @@ class Sync:
         )
         states = [status.state for status in decision.statuses.values()]
         done = states.count(State.SUCCESS)
-        if not self._hold and self._entry is not None and done == len(states):
-            self._local.write(doorbell.name(_NAME), doorbell.text(self._entry.index, self._entry.value))
+        entry, hold = self._orders.entry, self._orders.hold
+        if not hold and entry is not None and done == len(states):
+            self._local.write(doorbell.name(_NAME), doorbell.text(entry.index, entry.value))
         counts = ", ".join(f"{states.count(s)} {s.lower()}" for s in State if states.count(s))
         said = f"generation {self._ledger.generation()}: {counts or 'no releases desired'}"
-        return f"{said}; held: {self._hold}" if self._hold else said
+        return f"{said}; held: {hold}" if hold else said
 
     def _stop_all(self) -> None:
         """Give up all downloads; a thread that is stuck ends with the process."""
