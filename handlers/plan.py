@@ -23,6 +23,7 @@ from handlers.adapters.ports import KV, Cas, CheckSession, Op
 from handlers.adapters.txn import split
 from handlers.context import Context
 from handlers.core import codec, keys
+from handlers.core.canonical import Shared
 from handlers.core.desired import Plan, plan
 from handlers.core.errors import HydraError
 from handlers.core.model import count
@@ -143,7 +144,7 @@ def _announce(kv: KV, world: World, made: Plan, fence: CheckSession) -> None:
 
 def _tell_nodes(kv: KV, world: World, made: Plan, fence: CheckSession) -> None:
     """Write the documents that changed, each only over the one that was read."""
-    shared: codec.Shared = {}
+    shared: Shared = {}
     ops = [
         _write(keys.DESIRED + segment, codec.encode(made.desired[segment], shared), world)
         for segment in made.changed

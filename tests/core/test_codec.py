@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers.core import codec, model
+from handlers.core.canonical import Shared
 from handlers.core.errors import Malformed
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.version import ReleaseId, Version
@@ -281,7 +282,7 @@ class TestPins:
 def test_parts_in_common_are_written_once_and_alike() -> None:
     plans = DESIRED.services
     documents = [dataclasses.replace(DESIRED, node=f"n{number}") for number in range(3)]
-    shared: codec.Shared = {}
+    shared: Shared = {}
 
     assert [codec.encode(d, shared) for d in documents] == [codec.encode(d) for d in documents]
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from handlers.core import codec, keys, model
+from handlers.core.canonical import Shared
 from handlers.core.names import Channel, Service
 from tests.core.worlds import COMPLETE, NOW, PLACES, ROUTE, STREETS, Cluster, rid, texts, v
 
@@ -781,7 +782,7 @@ def test_a_thousand_nodes_take_less_than_a_second_of_cpu() -> None:
 
     began = time.process_time()
     made = cluster.plan()
-    shared: codec.Shared = {}
+    shared: Shared = {}
     size = sum(len(codec.encode(made.desired[name], shared)) for name in made.changed)
     took_s = time.process_time() - began
 
