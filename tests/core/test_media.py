@@ -61,6 +61,13 @@ def test_copies_are_used_by_what_was_loaded_from_ram() -> None:
     assert used({key: state(media={})}, desired(S), {OLD, NEW}) == set()
 
 
+def test_copy_of_the_channel_that_an_alias_read_before_is_used_until_it_moves() -> None:
+    key = InstanceKey.of(S, "a")
+    before = state(channels={"places": D})
+
+    assert used({key: before}, desired(S), {OLD, NEW, OTHER}) == {OLD, OTHER}
+
+
 def test_without_a_plan_every_copy_that_may_be_meant_is_used() -> None:
     assert used({InstanceKey.of(S, "a"): state()}, desired(), {OLD, NEW, OTHER}) == {OLD, OTHER}
 
