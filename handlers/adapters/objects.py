@@ -226,6 +226,10 @@ def _ca_bundle(path: str) -> bytes:
         raise Usage(f"AWS_CA_BUNDLE: cannot read {path}: {e.strerror}") from None
 
 
+# whole phrases: a bare "416" is also in elapsed times and ports, which the text of other errors holds
+_WRONG_SIZE = ("NotPartial", "UnexpectedRange", "416 Range Not Satisfiable", "InvalidRange")
+
+
 @contextlib.contextmanager
 def _read_errors(source: Source) -> Iterator[None]:
     """Turn what obstore raises into our errors. The cause of many is in their text only."""
@@ -247,7 +251,7 @@ def _read_errors(source: Source) -> Iterator[None]:
         raise Usage(f"{source}: not a legal key ({_first_line(e)})") from None
     except exceptions.BaseError as e:
         text = str(e)
-        if any(sign in text for sign in ("NotPartial", "UnexpectedRange", "416", "InvalidRange")):
+        if any(sign in text for sign in _WRONG_SIZE):
             raise Integrity(f"{source}: has not the size that the release names") from None
         raise Temporary(f"{source}: cannot be read for now ({_first_line(e)})") from e
 
