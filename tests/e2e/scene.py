@@ -390,9 +390,10 @@ class Scene:
     def audience(self, rate: float = 100) -> Iterator[Audience]:
         """A client that asks the service through Consul's health view, and a spectator, for the whole block.
 
-        The service must be registered in Consul's catalog and in service; the block begins when
-        the client has its first answer.
+        The service must be registered in Consul's catalog; the client begins when all replicas are in
+        service there, and the block when it has its first answer.
         """
+        until("all replicas are in service", lambda: len(self.healthy()) >= len(self.replicas))
         roots = {node: self.cluster.root(node) for node in self.cluster.nodes}
         world = World(self.cluster.kv("reader"), self.channel, self.service, tuple(self.replicas), roots)
         log, environ = self.cluster.folder / f"{self.space}.csv", self.cluster.env("reader")
