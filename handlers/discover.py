@@ -96,7 +96,7 @@ class Discoverer:
         if not self._agent:
             self._start()
         if self._kv.get(keys.META)[0] is None:
-            return "waits for `hydra init` or `hydra recover`: the KV has no meta, so it is new or was wiped"
+            return "waits for `hydra init` or a snapshot: the KV has no meta, so it is new or was wiped"
         world = self._read()
         before = self._known or self._remembered(world.node)
         after = discover(before, world.reading, self._clock(), self._ctx.settings.limits.drop_after_s)

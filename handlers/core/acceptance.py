@@ -41,7 +41,8 @@ def accept(
     if desired.generation < applied:
         raise Held(
             f"{where}: generation {desired.generation} is behind {applied}, which was applied here: "
-            f"the KV is an older one; see hydra recover"
+            f"the KV was restored from an older state; to go on with it, put generation_floor {applied} "
+            f"or more into meta"
         )
     if desired.generation == applied and raw != last and _generation(last) == applied:
         # a planner that knows only a restored KV counts on from there, and meets numbers that were given out

@@ -81,7 +81,7 @@ def behind(world: World, written: int, remembered: int) -> str:
     if "meta" in world.unreadable:
         return "meta does not parse"
     if world.meta is None:
-        return "meta is missing, so KV was never set up (hydra init) or is wiped (hydra recover)"
+        return "meta is missing, so KV was never set up (hydra init) or is wiped (restore a snapshot)"
     seen = [
         (node.actual.generation, f"node {node.name} has applied")
         for node in world.nodes.values()
@@ -92,7 +92,7 @@ def behind(world: World, written: int, remembered: int) -> str:
         return ""
     return (
         f"{who} generation {highest}, KV knows only {written}: it was restored from an older state "
-        f"(hydra recover, or by hand: generation_floor {highest} in meta)"
+        f"(to go on with it, put generation_floor {highest} into meta)"
     )
 
 

@@ -52,7 +52,7 @@ def test_kv_restored_from_an_older_snapshot_changes_nothing_on_nodes_and_raises_
     assert all_is_well(harm, loads)
     alarms = harm.document(Alarms, keys.ALARMS)
     assert alarms
-    assert any("hydra recover" in alarm.text for alarm in alarms.alarms)
+    assert any("generation_floor" in alarm.text for alarm in alarms.alarms)
 
 
 def test_kv_that_was_wiped_changes_nothing_on_nodes_and_raises_an_alarm(harm: Scene) -> None:
