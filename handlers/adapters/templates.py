@@ -21,8 +21,7 @@ from handlers import resources
 from handlers.adapters.local import LocalState
 from handlers.adapters.views import Views
 from handlers.core import keys
-from handlers.core.names import InstanceKey
-from handlers.core.policy import READINESS_FILE, STATE_FILE
+from handlers.core.names import READINESS_FILE, STATE_FILE, InstanceKey
 
 CONFIG = "consul-template/instances.hcl"
 TOLD = "consul-template/told"  # its time is that of the last HUP

@@ -23,8 +23,7 @@ from handlers.adapters.folder import Folder, disk_errors, each
 from handlers.adapters.local import write_atomic
 from handlers.core.errors import Temporary, Usage
 from handlers.core.model import FORMAT, InstanceState
-from handlers.core.names import InstanceKey
-from handlers.core.policy import READINESS_FILE, STATE_FILE, check_alias
+from handlers.core.names import READINESS_FILE, STATE_FILE, InstanceKey, check_alias
 from handlers.core.version import ReleaseId, Version
 
 DATA = "..data"

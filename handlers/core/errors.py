@@ -19,7 +19,6 @@ an exit code in one place, at the edge.
 
 from __future__ import annotations
 
-EXIT_DONE = 0
 EXIT_PENDING = 3
 EXIT_INTERRUPTED = 130
 

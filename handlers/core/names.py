@@ -16,7 +16,7 @@ _WORD = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 _RULE = "1 to 63 of a-z 0-9 . _ -, beginning and ending with a letter or digit"
 MAX_PATH_BYTES = 1024  # what S3 takes as a key
 MAX_PART_BYTES = 255  # what file systems take as a name
-VIEW_FILES = frozenset({"state", "readiness.json"})
+STATE_FILE, READINESS_FILE = "state", "readiness.json"  # in every view, beside the aliases
 _UNFIT = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -29,7 +29,7 @@ def check_word(text: str, what: str) -> str:
 
 def check_alias(text: str) -> str:
     """Return `text` if an alias may be called so, else raise `Usage`: a view has files of its own."""
-    if text in VIEW_FILES:
+    if text in (STATE_FILE, READINESS_FILE):
         raise Usage(f"alias {text!r} is taken: every view has a file of this name")
     return check_word(text, "alias")
 

@@ -26,7 +26,6 @@ from typing import Protocol, TypeVar
 from handlers.core.errors import Usage
 
 SIGNALS = ("HUP", "USR1", "USR2", "TERM", "INT", "WINCH")
-STATE_FILE, READINESS_FILE = "state", "readiness.json"  # in every view, beside the aliases
 LATER = ("systemd:", "command:", "delete")
 _Word = TypeVar("_Word", bound=StrEnum)
 _URL = re.compile(r"http://(?P<host>localhost|127\.0\.0\.1)?:(?P<port>\d{0,5})(?P<path>/[^\s#]*)")
@@ -150,13 +149,6 @@ def parse(texts: Texts) -> Policy:
         drain=_word(Drain, "drain", texts.drain),
         ram=parse_ram(texts.ram),
     )
-
-
-def check_alias(alias: str) -> str:
-    """Return `alias` unless a file of the view has this name; raises `Usage`."""
-    if alias in (STATE_FILE, READINESS_FILE):
-        raise Usage(f"alias {alias!r} is the name of a file that every view has; choose another one")
-    return alias
 
 
 def parse_reload(text: str) -> Reload:

@@ -11,8 +11,7 @@ from handlers.adapters.usage import viewed
 from handlers.adapters.views import Views, versions
 from handlers.core.errors import Temporary, Usage
 from handlers.core.model import InstanceState, Ready
-from handlers.core.names import Channel, InstanceKey, Service
-from handlers.core.policy import check_alias
+from handlers.core.names import Channel, InstanceKey, Service, check_alias
 from handlers.core.version import ReleaseId, Version
 
 S = Service("prod/search/api")
