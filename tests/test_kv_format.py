@@ -28,8 +28,8 @@ SOURCE = f"s3://data/places/{NEW}"
 MANIFEST = m.Manifest(
     files={
         "index": (
-            m.File(path="shard-0.kv", size=6291456, etag="8b1a9953c4611296a827abf8c47804d7-2"),
-            m.File(path="shard-1.kv", size=5242880, etag="c81e728d9d4c2f636f067f89cc14862c-2"),
+            m.File("shard-0.kv", 6291456, "8b1a9953c4611296a827abf8c47804d7-2", "crc64nvme:x5nYLdlo34k="),
+            m.File("shard-1.kv", 5242880, "c81e728d9d4c2f636f067f89cc14862c-2", "crc64nvme:Tb0dVw2HnIU="),
         ),
         "ranking": (m.File(path="ranking.bin", size=939632, etag="a87ff679a2f3e71d9181a67b7542122c"),),
     }
@@ -40,7 +40,14 @@ RELEASE = m.Release(
     version=NEW,
     sequence=42,
     datasets={
-        "index": m.Dataset(source=f"{SOURCE}/index/", placement=m.DISK, files=2, bytes=11534336, version=NEW),
+        "index": m.Dataset(
+            source=f"{SOURCE}/index/",
+            placement=m.DISK,
+            files=2,
+            bytes=11534336,
+            version=NEW,
+            integrity="checksum",
+        ),
         "ranking": m.Dataset(
             source=f"{SOURCE}/rank.bin",
             placement=m.RAM,

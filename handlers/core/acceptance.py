@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from handlers.core import codec
+from handlers.core import codec, integrity
 from handlers.core.errors import HydraError, Integrity, Malformed, Usage
 from handlers.core.model import Dataset, Desired, File, Hold, Manifest, Release
 from handlers.core.names import check_path
@@ -108,3 +108,7 @@ def _check_files(dataset: Dataset, files: Sequence[File]) -> None:
             raise Usage(f"path {path!r} goes through another file")
     if any(not f.etag or '"' in f.etag or not f.etag.isprintable() for f in files):
         raise Usage("a file has no ETag that could pin it")
+    for file in files:
+        integrity.parse(file.check, file.size)
+    if integrity.weakest(f.check for f in files).strength < integrity.level_named(dataset.integrity).strength:
+        raise Usage(f"the header promises integrity {dataset.integrity}, and not every file has that")

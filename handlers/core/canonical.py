@@ -50,7 +50,7 @@ def _text(value: Any, depth: int, shared: Shared | None) -> str:
     if isinstance(value, str):
         return _quoted(value)
     if isinstance(value, model.File):
-        return f"[{_quoted(value.path)}, {value.size}, {_quoted(value.etag)}]"
+        return _file_text(value)
     if isinstance(value, model.Part):
         return _part_text(value, depth, shared)
     if isinstance(value, (dict, Mapping)):
@@ -59,6 +59,15 @@ def _text(value: Any, depth: int, shared: Shared | None) -> str:
     if isinstance(value, (tuple, list)):
         return _block("[", [_text(v, depth + 1, shared) for v in value], "]", depth)
     return json.dumps(value, allow_nan=False)
+
+
+def _file_text(file: model.File) -> str:
+    texts = [_quoted(file.path), str(file.size), _quoted(file.etag)]
+    if file.check or file.version_id:
+        texts.append(_quoted(file.check))
+    if file.version_id:
+        texts.append(_quoted(file.version_id))
+    return f"[{', '.join(texts)}]"
 
 
 def _part_text(part: model.Part, depth: int, shared: Shared | None) -> str:

@@ -231,11 +231,12 @@ def _mapping_reader(kinds: tuple[Any, ...], field: str) -> Callable[[Any], dict[
 
 
 def _file(value: Any) -> model.File:
-    """`[path, size, etag]`: an object per file would triple a manifest of 100,000 files."""
+    """`[path, size, etag, check, version]`, the last two optional: an object per file would triple a list."""
     match value:
-        case [str(path), int(size), str(etag)] if size >= 0 and size is not True and size is not False:
-            return model.File(path=path, size=size, etag=etag)
-    raise _Wrong("a file must be [path, size, etag]")
+        case [str(path), int(size), str(etag), *rest] if size >= 0 and size is not True and size is not False:
+            if len(rest) <= 2 and all(isinstance(text, str) for text in rest):
+                return model.File(path, size, etag, *rest)
+    raise _Wrong("a file must be [path, size, etag], then its check and its object version if any")
 
 
 def _boolean(value: Any) -> bool:

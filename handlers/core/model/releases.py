@@ -66,7 +66,8 @@ class Rejected(Doc):
 class Dataset(Part):
     """One dataset of a release; `source` has the version filled in and ends in `/` for a prefix.
 
-    `as_name` is the file name of a single object on nodes; `integrity` the level that S3 offered.
+    `as_name` is the file name of a single object on nodes. `integrity` is the level of its least protected
+    file (`core.integrity`), `pushed` the digest of the manifest object that `digest` was taken from.
     """
 
     source: str
@@ -76,6 +77,7 @@ class Dataset(Part):
     version: Version
     integrity: str = "size"
     as_name: str = ""
+    pushed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +108,19 @@ class Release(Doc):
         return f"Release {self.sequence} of {self.channel}: {count(len(self.datasets), 'dataset')}, {size}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class File(Part):
-    """One file of a dataset: path below the dataset, bytes, and the ETag (with its quotes stripped)."""
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of a dataset: path below the dataset, bytes, and the ETag (with its quotes stripped).
+
+    `check` says how its bytes are known to be right (`core.integrity`), empty: not at all. `version_id` is
+    the object's version in a bucket that keeps versions.
+    """
 
     path: str
     size: int
     etag: str
+    check: str = ""
+    version_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
