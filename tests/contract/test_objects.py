@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +12,7 @@ from handlers.adapters.objects import S3Objects
 from handlers.adapters.ports import Objects, Source
 from handlers.core.errors import Conflict, Denied, Integrity, SourceNotReady, Temporary, Usage
 from tests.fakes_objects import FakeObjects
+from tests.faults.server import FaultyS3
 from tests.servers import S3
 
 
@@ -30,11 +31,20 @@ class Store:
         return Source(self.bucket, key)
 
 
-@pytest.fixture(params=["fake", "versitygw"])
+@pytest.fixture
+def faulty() -> Iterator[FaultyS3]:
+    with FaultyS3() as server:
+        yield server
+
+
+@pytest.fixture(params=["fake", "versitygw", "misbehaving, not told to"])
 def store(request: pytest.FixtureRequest) -> Store:
     if request.param == "fake":
         fake = FakeObjects({"bucket": {}})
         return Store(fake, "bucket", fake.buckets["bucket"].update)
+    if request.param != "versitygw":
+        faulty: FaultyS3 = request.getfixturevalue("faulty")
+        return Store(S3Objects(environ=faulty.environment()), "bucket", faulty.put)
     s3: S3 = request.getfixturevalue("s3")
     bucket = s3.bucket()
     return Store(
