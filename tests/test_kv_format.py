@@ -34,6 +34,7 @@ MANIFEST = m.Manifest(
         "ranking": (m.File(path="ranking.bin", size=939632, etag="a87ff679a2f3e71d9181a67b7542122c"),),
     }
 )
+BLAKE3 = "blake3/8388608:rxNJufX5oaagQE3qNtzJSZvLJcmtwRK3zJqTyuQfMmI="
 _LIST = codec.encode(MANIFEST)
 RELEASE = m.Release(
     channel=CHANNEL,
@@ -84,6 +85,14 @@ EXAMPLES: Mapping[str, m.Doc] = {
     "manifests/<c>/<version>": MANIFEST,
     "manifests/<c>/<version>, when it is too large for the KV": m.ManifestElsewhere(
         object=str(list_place(RELEASE, codec.digest(_LIST))), digest=codec.digest(_LIST), bytes=len(_LIST)
+    ),
+    "manifests/<c>/<version>, and what hydra push leaves beside the data": m.Pushed(
+        files=(
+            m.File("index/shard-0.kv", 6291456, "8b1a9953c4611296a827abf8c47804d7-2", BLAKE3),
+            m.File("rank.bin", 939632, "a87ff679a2f3e71d9181a67b7542122c", BLAKE3),
+        ),
+        who=WHO,
+        when=WHEN,
     ),
     "services/<s>/subscription": m.Subscription(
         channels={"places": CHANNEL},

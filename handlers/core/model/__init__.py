@@ -44,6 +44,7 @@ from handlers.core.model.releases import (
     ManifestRef,
     Meta,
     Pin,
+    Pushed,
     Rejected,
     Release,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "Pin",
     "Progress",
     "Proven",
+    "Pushed",
     "Ready",
     "Rejected",
     "Release",

@@ -146,6 +146,24 @@ class ManifestElsewhere(Doc):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pushed(Doc):
+    """`<source without its last slash>.hydra.json` beside data on S3: its files, with digests.
+
+    `hydra push` writes it with `complete` false before the first file, and whole after the last one.
+    """
+
+    files: tuple[File, ...] = ()
+    complete: bool = True
+    who: str = ""
+    when: str = ""
+
+    def title(self) -> str:
+        if not self.complete:
+            return f"Not complete: {self.who or 'somebody'} began to push it at {self.when or 'some time'}"
+        return f"The {count(len(self.files), 'file')} that {self.who or 'somebody'} pushed here"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Alarm(Part):
     """Something wrong that a person should look at; `object` like `channel/prod/search/places`."""
 
