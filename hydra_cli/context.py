@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 
-from handlers.adapters.ports import Consul, Objects
+from handlers.adapters.ports import Consul, Objects, Uploads
 from handlers.core.errors import Usage
 from handlers.core.names import Channel, Scoped, Service, check_word
 from hydra_cli.config import Config, load
@@ -29,7 +29,7 @@ Named = Channel | Service | Node
 
 
 class Context:
-    """One run of one command. Tests hand in `consul` and `objects`; else the environment says which."""
+    """One run of one command. What tests do not hand in is what the environment says."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Context:
         *,
         consul: Callable[[Mapping[str, str]], Consul] | None = None,
         objects: Callable[[Mapping[str, str]], Objects] | None = None,
+        uploads: Callable[[Mapping[str, str]], Uploads] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.environ: Mapping[str, str] = os.environ if environ is None else environ
@@ -46,6 +47,7 @@ class Context:
         self.now = now
         self._make_consul = consul or _consul
         self._make_objects = objects or _objects
+        self._make_uploads = uploads or _uploads
         self._made: dict[str, Consul] = {}
 
     @cached_property
@@ -92,6 +94,10 @@ class Context:
     def objects(self, env: str = "") -> Objects:
         """The S3 of `env`."""
         return self._make_objects(self.variables(env or self.env))
+
+    def uploads(self, env: str = "") -> Uploads:
+        """The publisher's side of the S3 of `env`."""
+        return self._make_uploads(self.variables(env or self.env))
 
     def variables(self, env: str) -> dict[str, str]:
         """The process environment, completed by the configuration file for `env`."""
@@ -173,3 +179,10 @@ def _objects(environ: Mapping[str, str]) -> Objects:
     from handlers.adapters.objects import S3Objects
 
     return S3Objects(environ=environ)
+
+
+def _uploads(environ: Mapping[str, str]) -> Uploads:
+    from handlers.adapters.objects import S3Objects
+    from handlers.adapters.uploads import S3Uploads
+
+    return S3Uploads(S3Objects(environ=environ))

@@ -167,7 +167,7 @@ def _dataset(path: str, name: Any, fields: Any) -> TemplateDataset:
             close = difflib.get_close_matches(str(field), FIELDS, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(FIELDS)}"
             raise Usage(f"{where}: unknown field {field!r}{hint}")
-    bucket, key = _source(where, fields)
+    bucket, key = source_of(f"{where}: SourcePath", _text(where, fields, "SourcePath"))
     return TemplateDataset(
         name=name,
         bucket=bucket,
@@ -179,9 +179,8 @@ def _dataset(path: str, name: Any, fields: Any) -> TemplateDataset:
     )
 
 
-def _source(where: str, fields: Mapping[str, Any]) -> tuple[str, str]:
-    text = _text(where, fields, "SourcePath")
-    where = f"{where}: SourcePath"
+def source_of(where: str, text: str) -> tuple[str, str]:
+    """Bucket and key of a source with the placeholder in it; raises `Usage` that begins with `where`."""
     try:
         source = Source.parse(text)
     except Usage as e:

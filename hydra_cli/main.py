@@ -25,6 +25,7 @@ COMMANDS = {
     ),
     "acl": ("hydra_cli.acl", "acl", "Print the ACL policies of Hydra's roles."),
     "publish": ("hydra_cli.publish", "publish", "Announce the newest complete data on S3 as a release."),
+    "push": ("hydra_cli.push", "push", "Upload a dataset to S3 with digests of all its bytes."),
     "channel": ("hydra_cli.channel", "channel", "List, show and change channels."),
     "history": ("hydra_cli.history", "history", "Show who changed what, newest first."),
     "rollback": (

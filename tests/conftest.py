@@ -80,3 +80,10 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]:
     """An S3 server; ask it for buckets of your own."""
     with servers.s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]:
+    """An S3 server whose buckets may keep versions."""
+    with servers.s3_server(tmp_path_factory.mktemp("s3-versions"), versions=True) as server:
+        yield server

@@ -156,6 +156,12 @@ class S3:
         self.client().create_bucket(Bucket=name)
         return name
 
+    def versioned_bucket(self) -> str:
+        """A new bucket that keeps the versions of its objects, on a server that can."""
+        name = self.bucket()
+        self.client().put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        return name
+
     def put(self, bucket: str, objects: dict[str, bytes]) -> None:
         """Write small objects by key."""
         client = self.client()
@@ -170,9 +176,9 @@ class S3:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[S3]:
-    """An S3 server with no bucket yet."""
-    server, running = servers.start_s3(servers.S3Server(folder), program("versitygw"))
+def s3_server(folder: Path, *, versions: bool = False) -> Iterator[S3]:
+    """An S3 server with no bucket yet; `versions`: its buckets may keep versions."""
+    server, running = servers.start_s3(servers.S3Server(folder, versions=versions), program("versitygw"))
     s3 = S3(server, running, itertools.count(1))
     try:
         yield s3

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 5.0
 PIECE_BYTES = 1024**2
+POOL = 32  # requests at once of whoever publishes
 _DENIED = frozenset({401, 403})
 
 
@@ -87,12 +88,12 @@ class S3Objects:
 
     def put(self, source: Source, body: bytes) -> None:
         """Write a small object; `Conflict` when it exists with other content, nothing when it is the same."""
-        client = self._boto()
+        client = self.boto()
         try:
-            with _boto_errors(source):
+            with boto_errors(source):
                 client.put_object(Bucket=source.bucket, Key=source.key, Body=body, IfNoneMatch="*")
         except Conflict:
-            with _boto_errors(source):
+            with boto_errors(source):
                 there = client.get_object(Bucket=source.bucket, Key=source.key)["Body"].read()
             if there != body:
                 raise Conflict(f"{source}: exists already with other content") from None
@@ -102,13 +103,13 @@ class S3Objects:
         try:
             self.check(bucket)
         except SourceNotReady:
-            with _boto_errors(f"s3://{bucket}"):
-                self._boto().create_bucket(Bucket=bucket)
+            with boto_errors(f"s3://{bucket}"):
+                self.boto().create_bucket(Bucket=bucket)
 
     def check(self, bucket: str) -> str:
         """The server's Date header; raises what keeps this machine from reading `bucket` (`hydra doctor`)."""
-        with _boto_errors(f"s3://{bucket}"):
-            answer = self._boto().list_objects_v2(Bucket=bucket, MaxKeys=1)
+        with boto_errors(f"s3://{bucket}"):
+            answer = self.boto().list_objects_v2(Bucket=bucket, MaxKeys=1)
         return str(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
 
     def _check_answer(self, source: Source, etag: str, wanted: tuple[int, int], result: Any) -> None:
@@ -122,12 +123,12 @@ class S3Objects:
 
     def _pages(self, source: Source, **options: str) -> Iterator[Mapping[str, Any]]:
         pages = iter(
-            self._boto()
+            self.boto()
             .get_paginator("list_objects_v2")
             .paginate(Bucket=source.bucket, Prefix=source.key, **options)
         )
         while True:
-            with _boto_errors(source):
+            with boto_errors(source):
                 page = next(pages, None)
             if page is None:
                 return
@@ -141,7 +142,7 @@ class S3Objects:
     def _region(self) -> str:
         return self._environ.get("AWS_REGION") or self._environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
-    def _boto(self) -> Any:
+    def boto(self) -> Any:
         """The client for listing and writing, made once."""
         with self._lock:
             if self._client is None:
@@ -150,12 +151,13 @@ class S3Objects:
 
                 config = Config(
                     connect_timeout=CONNECT_S,
+                    max_pool_connections=POOL,
                     read_timeout=self._stall_s,
                     retries={"mode": "standard", "max_attempts": 4},
                     s3={"addressing_style": "path" if self._endpoint else "auto"},
                     request_checksum_calculation="when_required",  # not every server knows it
                 )
-                with _boto_errors("S3"):
+                with boto_errors("S3"):
                     self._client = boto3.session.Session(**self._credentials()).client(
                         "s3", endpoint_url=self._endpoint or None, region_name=self._region, config=config
                     )
@@ -257,7 +259,7 @@ def _read_errors(source: Source) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _boto_errors(source: object) -> Iterator[None]:
+def boto_errors(source: object) -> Iterator[None]:
     """Turn what boto3 raises into our errors."""
     from botocore import exceptions
 

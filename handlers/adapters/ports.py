@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
 from handlers.core.errors import Usage
+from handlers.core.stored import Stored
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -225,3 +226,45 @@ class Objects(Protocol):
 
     def put(self, source: Source, body: bytes) -> None:
         """Write a small object; `Conflict` when it exists with other content, nothing when it is the same."""
+
+
+Body = bytes | bytearray
+
+
+@dataclass(frozen=True, slots=True)
+class PartOf:
+    """One part of an unfinished upload; `crc` is its CRC64NVME in base64, empty where the store has none."""
+
+    number: int
+    size: int
+    etag: str
+    crc: str = ""
+
+
+class Uploads(Protocol):
+    """What publishers do with an object store besides reading; errors as in `Objects`.
+
+    `crc` is the CRC64NVME of what is sent, in base64: the store compares it, and keeps that of the whole
+    object. What arrived in other bytes is `Temporary`.
+    """
+
+    def stored(self, source: Source) -> Stored:
+        """What the store knows of an object, its checksums included; `SourceNotReady` when there is none."""
+
+    def part(self, source: Source, number: int) -> int:
+        """Bytes of one part of an object that was uploaded in parts; 0 where the store does not tell."""
+
+    def write(self, source: Source, body: Body, crc: str) -> Stored:
+        """Write or replace an object in one request; what there is then."""
+
+    def begun(self, source: Source) -> tuple[str, Sequence[PartOf]]:
+        """The id and the parts of the newest unfinished upload of this very key; an empty id = none."""
+
+    def begin(self, source: Source) -> str:
+        """Begin an upload in parts; its id."""
+
+    def write_part(self, source: Source, upload: str, number: int, body: Body, crc: str) -> PartOf:
+        """Upload one part, or replace it; parts are numbered from 1."""
+
+    def finish(self, source: Source, upload: str, parts: Sequence[PartOf], crc: str) -> Stored:
+        """Make the object of its parts; what there is then. `crc` is that of the whole object."""

@@ -140,7 +140,10 @@ class ConsulAgent:
 
 @dataclass(frozen=True)
 class S3Server:
-    """versitygw on a folder: buckets are folders below `folder/data`."""
+    """versitygw on a folder: buckets are folders below `folder/data`.
+
+    `versions`: buckets may keep the versions of their objects.
+    """
 
     folder: Path
     access_key: str = "hydra"
@@ -148,6 +151,7 @@ class S3Server:
     region: str = "us-east-1"
     environ: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
+    versions: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -166,8 +170,8 @@ class S3Server:
 
     def start(self, versitygw: Path, limit_s: float = START_LIMIT_S) -> Running:
         """Start and wait until it answers; raises `Temporary`."""
-        data, meta = self.folder.absolute() / "data", self.folder.absolute() / "meta"
-        for folder in (data, meta):
+        data, meta, versions = (self.folder.absolute() / name for name in ("data", "meta", "versions"))
+        for folder in (data, meta, versions):
             folder.mkdir(parents=True, exist_ok=True)
         command = [
             str(versitygw),
@@ -178,7 +182,8 @@ class S3Server:
             "--keep-alive",
             "--quiet",
         ]
-        command += ["--region", self.region, "posix", "--sidecar", str(meta), str(data)]
+        kept = ["--versioning-dir", str(versions)] if self.versions else []
+        command += ["--region", self.region, "posix", "--sidecar", str(meta), *kept, str(data)]
         keys = {**self.environ, "ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key}
         running = start("versitygw", command, self.folder / "versitygw.log", keys)
         await_ready(running, self.is_ready, limit_s)

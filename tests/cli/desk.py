@@ -11,7 +11,9 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from handlers.adapters.ports import Consul, Objects
+from handlers.adapters.objects import S3Objects
+from handlers.adapters.ports import Consul
+from handlers.adapters.uploads import S3Uploads
 from handlers.core import codec, keys, model
 from handlers.core.names import Channel
 from handlers.core.version import Version
@@ -19,6 +21,7 @@ from hydra_cli.context import Context
 from hydra_cli.main import cli
 from tests.fakes_kv import FakeKV
 from tests.fakes_objects import FakeObjects
+from tests.fakes_uploads import FakeUploads
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 PLACES = Channel("prod/search/places")
@@ -55,9 +58,13 @@ class Desk:
     kv: FakeKV = field(default_factory=FakeKV)
     objects: FakeObjects = field(default_factory=FakeObjects)
     consul: Consul | None = None
-    store: Objects | None = None
+    store: S3Objects | None = None
     environ: dict[str, str] = field(default_factory=dict)
     now: datetime = NOW
+    uploads: FakeUploads = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.uploads = FakeUploads(self.objects)
 
     def run(self, *args: str) -> Answer:
         environ = {"HOME": str(self.folder), "HYDRA_WHO": "eve", "HYDRA_DEBUG": "1"} | self.environ
@@ -65,6 +72,7 @@ class Desk:
             environ,
             consul=lambda _: self.consul or self.kv,
             objects=lambda _: self.store or self.objects,
+            uploads=lambda _: S3Uploads(self.store) if self.store else self.uploads,
             now=lambda: self.now,
         )
         result = CliRunner().invoke(cli, list(args), obj=context, prog_name="hydra")

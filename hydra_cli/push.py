@@ -1,0 +1,158 @@
+"""`hydra push`: upload a dataset, and say in a manifest object beside it what each byte must be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from handlers.adapters.ports import Objects, Source, Uploads
+from handlers.adapters.send import Job, Local, Sender, Sent, crc64nvme
+from handlers.core import codec, pushed
+from handlers.core.errors import Conflict, SourceNotReady, Temporary
+from handlers.core.model import Pushed, count
+from handlers.core.version import PLACEHOLDER, Version
+from hydra_cli import data_template
+from hydra_cli.context import Context
+from hydra_cli.options import WRITES, VersionType, command
+from hydra_cli.output import Said, size
+from hydra_cli.progress import progress
+from hydra_cli.push_files import files_of
+
+STREAMS = 8
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a push goes: the source of one version, and its manifest object."""
+
+    source: Source
+    version: Version
+
+    @property
+    def manifest(self) -> Source:
+        """The manifest object."""
+        return Source(self.source.bucket, pushed.manifest_key(self.source.key))
+
+
+@command("push", codes=(*WRITES, 7, 11), examples="""
+hydra push build/words s3://data/words/{VERSION_PLACEHOLDER}/
+hydra push build/words s3://data/words/{VERSION_PLACEHOLDER}/ --version 2026-01-31T00-00-00
+hydra push weights.bin s3://data/model/{VERSION_PLACEHOLDER}/weights.bin -o json
+""")  # fmt: skip
+@click.argument("what", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("to", metavar="TARGET")
+@click.option("--version", type=VersionType(), help="Push as this version (default: now).")
+@click.option(
+    "--streams", type=click.IntRange(1, 32), default=STREAMS, show_default=True, help="Requests at once."
+)
+@click.pass_obj
+def push(context: Context, what: Path, to: str, version: Version | None, streams: int) -> None:
+    """Upload a dataset to S3 with digests of all its bytes, and print its version.
+
+    TARGET is s3://BUCKET/PREFIX/{VERSION_PLACEHOLDER}/, as in a data template. DIR may be one file where
+    TARGET does not end in /. The digests go into a manifest object beside the data, after all else:
+    `hydra publish` finds it, and until then the version counts as incomplete. What is on S3 already is not
+    sent again, so an interrupted push goes on where it was when it is run again with the same --version.
+    """
+    target = _target(to, version or Version.of(context.now()))
+    files = files_of(what, target.source)
+    objects, uploads = context.objects(context.env), context.uploads(context.env)
+    try:
+        sent = _push(context, objects, uploads, target, files, streams)
+    except (Temporary, SourceNotReady, KeyboardInterrupt):
+        context.screen.note(f"not complete: the same command with --version {target.version} goes on")
+        raise
+    total, fresh = sum(local.size for local in files), sum(one.bytes for one in sent)
+    said = f"{count(len(files), 'file')}, {size(total)} at {target.source}; {size(fresh)} of it sent now"
+    context.screen.note(said)
+    fields = {
+        "version": target.version,
+        "source": str(target.source),
+        "manifest": str(target.manifest),
+        "files": len(files),
+        "bytes": total,
+        "sent_bytes": fresh,
+    }
+    context.screen.show(Said(target.version, fields))
+
+
+def _push(
+    context: Context,
+    objects: Objects,
+    uploads: Uploads,
+    target: Target,
+    files: Sequence[Local],
+    streams: int,
+) -> list[Sent]:
+    """Announce that a push goes on, send what is missing, describe it."""
+    before = _manifest(objects, target.manifest)
+    if (
+        before
+        and before.complete
+        and {(f.path, f.size) for f in before.files} != {(f.path, f.size) for f in files}
+    ):
+        raise _pushed_already(target)
+    jobs = _jobs(objects, target.source, files, before is not None and not before.complete)
+    if before is None:
+        _write(uploads, target.manifest, Pushed(complete=False, who=context.who, when=context.stamp()))
+    with progress(context.screen, f"push {target.version}", sum(f.size for f in files)) as moved:
+        sent = Sender(uploads, streams=streams, moved=moved).send(jobs)
+    found = tuple(one.file for one in sent)
+    if before and before.complete and [f.check for f in before.files] != [f.check for f in found]:
+        raise _pushed_already(target)
+    if before is None or not before.complete or before.files != found:
+        _write(uploads, target.manifest, Pushed(files=found, who=context.who, when=context.stamp()))
+    return sent
+
+
+def _pushed_already(target: Target) -> Conflict:
+    return Conflict(
+        f"{target.source} was pushed already with other content (see {target.manifest}): what was pushed "
+        "never changes; push it as a new version"
+    )
+
+
+def _manifest(objects: Objects, place: Source) -> Pushed | None:
+    """The manifest object that is there."""
+    try:
+        info = objects.head(place)
+    except SourceNotReady:
+        return None
+    raw = b"".join(bytes(piece) for piece in objects.read_range(place, info.etag, 0, info.size))
+    return pushed.read(raw, str(place))
+
+
+def _write(uploads: Uploads, place: Source, doc: Pushed) -> None:
+    raw = codec.encode(doc)
+    uploads.write(place, raw, crc64nvme(raw))
+
+
+def _jobs(objects: Objects, source: Source, files: Sequence[Local], may_replace: bool) -> list[Job]:
+    """What goes where; raises `Conflict` where something is in the way that this push does not have."""
+    there = _there(objects, source)
+    wanted = {source.object_of(local.path): local for local in files}
+    foreign = sorted(there.keys() - {to.key for to in wanted})
+    if foreign:
+        raise Conflict(
+            f"{source} has {count(len(foreign), 'object')} that this push does not have: "
+            f"{pushed.shown(foreign)}; delete them there, or push a new version"
+        )
+    return [Job(local, to, there.get(to.key), may_replace) for to, local in wanted.items()]
+
+
+def _there(objects: Objects, source: Source) -> dict[str, int]:
+    """The objects of the source with their sizes; keys of folders and other manifest objects are no data."""
+    if not source.is_prefix:
+        try:
+            return {source.key: objects.head(source).size}
+        except SourceNotReady:
+            return {}
+    return {o.key: o.size for o in objects.list(source) if not o.key.endswith(("/", pushed.SUFFIX))}
+
+
+def _target(text: str, version: Version) -> Target:
+    bucket, key = data_template.source_of("TARGET", text)
+    return Target(Source(bucket, key.replace(PLACEHOLDER, version)), version)
