@@ -18,6 +18,7 @@ from handlers.adapters.views import Views
 from handlers.census import Census
 from handlers.core import codec, keys
 from handlers.core.admission import Admit, Blocked, Repair, admission
+from handlers.core.budget import Budget
 from handlers.core.errors import HydraError, Malformed
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Slots, Step, Verdict
 from handlers.core.names import InstanceKey
@@ -159,7 +160,8 @@ class Moves:
         """Ask for a slot: the budget is counted anew; the transaction fails if it was changed meanwhile."""
         try:
             slots, index = self._slots.read(case.key.service)
-            answer, gone = self._admission(case, slots)
+            budget, unchanged = self._slots.budget(case.key.service, case.plan)
+            answer, gone = self._admission(case, slots, budget)
         except Malformed as e:
             return self._blocked(case, before, Reason.POLICY.say(error=e))
         if isinstance(answer, Blocked):
@@ -167,20 +169,22 @@ class Moves:
         stale = {slot for slot, entry in slots.out.items() if entry.node in gone}
         unjudged = CheckIndex(keys.verdicts(case.key.service), case.verdicts_index)
         enter = self._slots.enter(case.key, case.instance, slots, index, stale)
-        self._book.commit({case.key: state}, [*enter, unjudged])
+        self._book.commit({case.key: state}, [*enter, unjudged, unchanged])
         self._slots.entered(case.key)
         log.info("reload", "out for a reload", instance=case.key, moving=_text(state.moving))
         return True
 
-    def _admission(self, case: Case, slots: Slots) -> tuple[Admit | Repair | Blocked, frozenset[str]]:
+    def _admission(
+        self, case: Case, slots: Slots, budget: Budget
+    ) -> tuple[Admit | Repair | Blocked, frozenset[str]]:
         """The answer, and the nodes that were found dead on the way to it."""
-        me, name, budget = keys.slot_id(self._node, case.key), case.key.service, case.plan.max_unavailable
+        me, name = keys.slot_id(self._node, case.key), case.key.service
         members = self._census.here(name, self.here, self._book.instances)
         if me in members and members[me].in_service is False:
             # a repair depends on nobody else, and works while nothing can be learnt about the others
             return admission(me, slots.out, members, (), budget), frozenset()
         answer = admission(me, slots.out, members, (), budget)
-        if not isinstance(answer, Blocked):
+        if not isinstance(answer, Blocked) or not budget.fixed:
             # asked last: with many nodes it is by far the most expensive
             members |= self._census.elsewhere(name, slots)
             answer = admission(me, slots.out, members, (), budget)

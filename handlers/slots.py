@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 
 from handlers.adapters.kv import SessionKeeper
 from handlers.adapters.local import LocalState
-from handlers.adapters.ports import KV, Cas, CheckSession, Delete, Lock, Op
+from handlers.adapters.ports import KV, Cas, CheckIndex, CheckSession, Delete, Lock, Op
 from handlers.core import codec, keys
-from handlers.core.errors import HydraError
-from handlers.core.model import Instance, SlotEntry, Slots
+from handlers.core.budget import Budget, budget_of
+from handlers.core.errors import HydraError, Malformed
+from handlers.core.model import Instance, ServicePlan, SlotEntry, Slots, Subscription
 from handlers.core.names import InstanceKey, Service
 
 
@@ -32,6 +33,21 @@ class SlotBook:
         key = keys.slots(service)
         entry, _ = self._kv.get(key)
         return (codec.decode(Slots, entry.value, key), entry.index) if entry else (Slots(), 0)
+
+    def budget(self, service: Service, plan: ServicePlan) -> tuple[Budget, CheckIndex]:
+        """The budget in force now, and the check that it is still so when the slot is taken.
+
+        Read from the subscription itself: `desired` gets here seconds later, and a budget may be lowered in
+        mid-rollout. Where the subscription is gone or does not parse, what was planned counts.
+        """
+        key = keys.subscription(service)
+        entry, _ = self._kv.get(key)
+        check = CheckIndex(key, entry.index if entry else 0)
+        with contextlib.suppress(Malformed):
+            found = codec.decode(Subscription, entry.value, key) if entry else None
+            if found and not found.tombstone:
+                return budget_of(found), check
+        return budget_of(plan), check
 
     def enter(
         self, key: InstanceKey, instance: Instance, slots: Slots, index: int, gone: Collection[str] = ()

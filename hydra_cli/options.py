@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 import click
 
+from handlers.core.budget import Amount, parse_amount
 from handlers.core.errors import Usage
 from handlers.core.version import Version
 from hydra_cli.context import Context
@@ -53,6 +54,19 @@ class Duration(click.ParamType[float]):
         if not value or not match:
             self.fail(f"{value!r} is not a duration like 90s, 10m or 1h30m", param, ctx)
         return sum(float(n) * u for n, u in zip(match.groups(), (86400, 3600, 60, 1), strict=True) if n)
+
+
+class AmountType(click.ParamType[Amount]):
+    """A number like `3` or a percentage like `25%`."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Amount:
+        """The number, or the percentage as text; fails with what would have been right."""
+        try:
+            return parse_amount(value)
+        except Usage as e:
+            self.fail(str(e), param, ctx)
 
 
 class VersionType(click.ParamType[Version]):

@@ -16,7 +16,7 @@ from handlers.core.model import Subscription
 from handlers.core.names import Channel, Service, check_alias
 from hydra_cli.change import Edit, document, note, require_environment
 from hydra_cli.context import Context
-from hydra_cli.options import WRITES, Duration, command
+from hydra_cli.options import WRITES, AmountType, Duration, command
 from hydra_cli.output import Said, Tone, span
 
 OPTIONS = {
@@ -26,6 +26,7 @@ OPTIONS = {
     "drain_s": "drain time",
     "deadline_s": "deadline",
     "max_unavailable": "most unavailable at a time",
+    "min_available": "least available",
     "ram": "short of RAM",
 }
 
@@ -34,7 +35,8 @@ OPTIONS = {
 hydra subscribe prod/search/completion --channel prod/search/places --reload http://:/reload
 hydra subscribe prod/search/completion --channel prod/search/places --channel weights=prod/search/ranking
 hydra subscribe prod/search/completion --reload signal:HUP@supervisor:completion-{id} --confirm maps
-hydra subscribe prod/search/completion --max-unavailable 2 --drain-time 10s --deadline 5m
+hydra subscribe prod/search/completion --max-unavailable 25% --drain-time 10s --deadline 5m
+hydra subscribe prod/search/completion --min-available 3
 """)  # fmt: skip
 @click.argument("name", metavar="SERVICE")
 @click.option(
@@ -57,7 +59,19 @@ hydra subscribe prod/search/completion --max-unavailable 2 --drain-time 10s --de
 @click.option(
     "--deadline", "deadline_s", type=Duration(), help="How long one instance may take (default: 5m)."
 )
-@click.option("--max-unavailable", type=click.IntRange(1), help="How many may be out at a time (default: 1).")
+@click.option(
+    "--max-unavailable",
+    type=AmountType(),
+    metavar="N|N%",
+    help="How many may be out at a time: a number, or a percentage of the instances, rounded down, but at "
+    "least 1 (default: 1). May change in mid-rollout; 0 lets nobody out.",
+)
+@click.option(
+    "--min-available",
+    type=AmountType(),
+    metavar="N|N%",
+    help="In its place: how many stay in service, however many there are.",
+)
 @click.option("--ram", help="Where RAM is short for two releases: via-disk (default).")
 @click.pass_obj
 def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given: Any) -> None:
@@ -73,8 +87,7 @@ def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given
     if not wanted:
         raise Usage(f"which channels does {service} read? give --channel [ALIAS=]ENV/NAMESPACE/NAME")
     _require(kv, service, [c for c in wanted.values() if c not in old.channels.values()])
-    changes = {field: value for field, value in given.items() if value is not None}
-    after = replace(old, channels=wanted, tombstone=None, **changes)
+    after = replace(old, channels=wanted, tombstone=None, **_changes(given))
     policy.parse(after)
     changed = edit.write(key, codec.encode(after))
     edit.commit(f"service/{service}", "subscribed", before=_title(before), after=after.title())
@@ -101,6 +114,14 @@ def unsubscribe(context: Context, name: str, reason: str) -> None:
     edit.commit(f"service/{service}", "unsubscribed", before=before.title(), why=reason)
     text = f"service {service} is unsubscribed" + ("" if changed else " already")
     context.screen.show(Said(text, {"service": service, "changed": changed}))
+
+
+def _changes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options ask for; one way of saying the budget takes the place of the other."""
+    changes = {field: value for field, value in given.items() if value is not None}
+    if {"max_unavailable", "min_available"} <= changes.keys():
+        raise Usage("give --max-unavailable or --min-available, not both")
+    return {"min_available": None, **changes} if "max_unavailable" in changes else changes
 
 
 def _channels(context: Context, texts: Sequence[str]) -> Mapping[str, Channel]:
@@ -142,7 +163,9 @@ def _said(service: Service, after: Subscription, changed: bool) -> Said:
     shown = {name: getattr(after, name) for name in OPTIONS}
     reads = ", ".join(f"{channel} as {alias}" for alias, channel in sorted(after.channels.items()))
     lines = [f"service {service} reads {reads}"]
-    lines += [f"  {label}: {_text(getattr(after, name))}" for name, label in OPTIONS.items()]
+    lines += [
+        f"  {label}: {_text(shown[name])}" for name, label in OPTIONS.items() if shown[name] is not None
+    ]
     data = {"service": service, "changed": changed, "channels": dict(after.channels), **shown}
     return Said("\n".join(lines), data, Tone.PLAIN)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from handlers.core.budget import Budget
 from handlers.core.model import SlotEntry
 from handlers.core.reasons import Reason
 
@@ -44,12 +45,13 @@ def admission(
     out: Mapping[str, SlotEntry],
     members: Mapping[str, Member],
     dead: Collection[str],
-    budget: int,
+    budget: Budget,
 ) -> Admit | Repair | Blocked:
     """Whether the instance `me` may go out of service, by slot ids (`<node>.<id>`) of its service.
 
     Counted are entries of `out`, and members that are not in service although they have served; both only on
-    nodes that are not `dead`. A member that cannot be seen counts as not in service.
+    nodes that are not `dead`. A member that cannot be seen counts as not in service. A share is one of all
+    that are out, in service, or have served.
     """
     own = members.get(me)
     if own is None or own.in_service is None:
@@ -58,13 +60,19 @@ def admission(
         return Repair()
     away = {slot for slot, entry in out.items() if slot != me and entry.node not in dead}
     others = {
-        s: m for s, m in members.items() if s != me and s not in away and m.node not in dead and m.served
+        s: m
+        for s, m in members.items()
+        if s != me and s not in away and m.node not in dead and (m.served or m.in_service)
     }
     sick = {slot for slot, member in others.items() if not member.in_service}
-    if len(away) + len(sick) + 1 <= budget:
+    total = len(away) + len(others) + 1
+    allowed = budget.of(total)
+    if len(away) + len(sick) + 1 <= allowed:
         return Admit()
     unseen = {slot for slot in sick if others[slot].in_service is None}
-    if len(away) + len(sick - unseen) + 1 <= budget:
+    if len(away) + len(sick - unseen) + 1 <= allowed:
         return Blocked(Reason.UNSEEN.say(who=", ".join(sorted(unseen))))
     who = ", ".join(sorted(away | sick)[:5])
-    return Blocked(Reason.BUDGET.say(out=len(away), sick=len(sick), budget=budget, who=who or "nobody"))
+    return Blocked(
+        Reason.BUDGET.say(out=len(away), sick=len(sick), budget=budget.say(total), who=who or "nobody")
+    )

@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Any, TypeVar, Union
 
 from handlers.core import model
+from handlers.core.budget import parse_amount
 from handlers.core.canonical import Shared, fields_of, text_of
 from handlers.core.errors import Malformed, Usage
 from handlers.core.names import Channel, InstanceKey, Scoped, check_alias, check_word
@@ -135,8 +136,7 @@ def _reader(kind: Any, name: str = "") -> Callable[[Any], Any]:
     """A function from parsed JSON to the value of type `kind` in the field `name`; it raises `_Wrong`."""
     origin = typing.get_origin(kind)
     if origin in (types.UnionType, Union):
-        inner = _reader(typing.get_args(kind)[0], name)
-        return lambda value: None if value is None else inner(value)
+        return _union_reader(typing.get_args(kind), name)
     if origin is tuple:
         return _list_reader(_reader(typing.get_args(kind)[0], name))
     if origin is not None and issubclass(origin, Mapping):
@@ -155,6 +155,12 @@ def _reader(kind: Any, name: str = "") -> Callable[[Any], Any]:
     if issubclass(kind, (Scoped, InstanceKey, Version, ReleaseId)):
         return functools.partial(_named, functools.lru_cache(maxsize=65536)(kind.parse))
     return _string
+
+
+def _union_reader(kinds: tuple[Any, ...], name: str) -> Callable[[Any], Any]:
+    """`Amount` is the one union of two kinds; all others are of one kind and None."""
+    inner = _amount if {int, str} <= set(kinds) else _reader(kinds[0], name)
+    return (lambda value: None if value is None else inner(value)) if type(None) in kinds else inner
 
 
 @functools.cache
@@ -249,6 +255,13 @@ def _number(kind: type[int | float], value: Any) -> int | float:
     if (type(value) is not int and type(value) is not kind) or not 0 <= value < _LARGEST:
         raise _Wrong(f"must be a {'' if kind is float else 'whole '}number, 0 or more")
     return kind(value)
+
+
+def _amount(value: Any) -> int | str:
+    try:
+        return parse_amount(value)
+    except Usage as e:
+        raise _Wrong(str(e)) from None
 
 
 def _string(value: Any) -> str:

@@ -198,6 +198,7 @@ def service_plan(
         drain_s=subscription.drain_s,
         deadline_s=subscription.deadline_s,
         max_unavailable=subscription.max_unavailable,
+        min_available=subscription.min_available,
         ram=subscription.ram,
         paused=control.paused,
         retry=control.retry,
@@ -225,6 +226,7 @@ def subscription_of(plan: ServicePlan) -> Subscription:
         drain_s=plan.drain_s,
         deadline_s=plan.deadline_s,
         max_unavailable=plan.max_unavailable,
+        min_available=plan.min_available,
         ram=plan.ram,
     )
 

@@ -251,6 +251,21 @@ def test_subscription_that_no_node_could_follow_is_refused(
     assert (answer.code, message in answer.err, fleet.everything()) == (2, True, before), answer
 
 
+def test_budget_is_a_number_a_share_or_what_must_stay(fleet: Desk) -> None:
+    def budget(*words: str) -> tuple[object, object]:
+        fleet.ok("subscribe", COMPLETE, *words)
+        found = codec.decode(model.Subscription, fleet.value(keys.subscription(COMPLETE)) or b"", "it")
+        return found.max_unavailable, found.min_available
+
+    assert budget("--max-unavailable", "25%") == ("25%", None)
+    assert budget("--min-available", "3") == ("25%", 3)
+    assert budget("--drain-time", "1s") == ("25%", 3)
+    assert budget("--max-unavailable", "2") == (2, None)
+    assert fleet.run("subscribe", COMPLETE, "--max-unavailable", "half").code == 2
+    answer = fleet.run("subscribe", COMPLETE, "--max-unavailable", "1", "--min-available", "1")
+    assert (answer.code, "not both" in answer.err) == (2, True)
+
+
 def test_live_node_is_not_forgotten(fleet: Desk) -> None:
     answer = fleet.run("node", "forget", "n1")
 

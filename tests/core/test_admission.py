@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.core.admission import Admit, Blocked, Member, Repair, admission
+from handlers.core.budget import Budget
 from handlers.core.model import SlotEntry
 
 WELL = Member("n1", in_service=True, served=True)
@@ -41,11 +42,11 @@ def entry(node: str = "n2") -> SlotEntry:
 def test_admission(
     members: dict[str, Member], out: dict[str, SlotEntry], dead: set[str], budget: int, expected: type
 ) -> None:
-    assert isinstance(admission("a", out, members, dead, budget), expected)
+    assert isinstance(admission("a", out, members, dead, Budget(budget)), expected)
 
 
 def test_blocked_names_who_and_how_many() -> None:
-    answer = admission("a", {"b": entry()}, {"a": WELL, "b": WELL, "c": SICK}, set(), 1)
+    answer = admission("a", {"b": entry()}, {"a": WELL, "b": WELL, "c": SICK}, set(), Budget(1))
 
     assert answer == Blocked("waits: 1 out for a reload and 1 not in service, of 1 allowed: b, c")
 
@@ -57,16 +58,18 @@ member = st.builds(
     served=st.booleans(),
 )
 slot = st.sampled_from("abcdef")
+amounts = st.integers(0, 4) | st.integers(0, 100).map(lambda share: f"{share}%")
+budgets = st.builds(Budget, amounts, st.none() | amounts)
 
 
 @given(
     members=st.dictionaries(slot, member, min_size=1),
     out=st.dictionaries(slot, st.builds(entry, st.sampled_from(["n1", "n2", "n3"]))),
     dead=st.sets(st.sampled_from(["n2", "n3"])),
-    budget=st.integers(0, 4),
+    budget=budgets,
 )
 def test_admitted_only_within_the_budget(
-    members: dict[str, Member], out: dict[str, SlotEntry], dead: set[str], budget: int
+    members: dict[str, Member], out: dict[str, SlotEntry], dead: set[str], budget: Budget
 ) -> None:
     me = min(members)
 
@@ -74,7 +77,8 @@ def test_admitted_only_within_the_budget(
 
     away = {s for s, e in out.items() if e.node not in dead}
     sick = {s for s, m in members.items() if m.served and m.in_service is not True and m.node not in dead}
+    well = {s for s, m in members.items() if m.in_service and m.node not in dead}
     if isinstance(answer, Admit):
         assert members[me].in_service
-        assert len(away | sick | {me}) <= budget
+        assert len(away | sick | {me}) <= budget.of(len(away | sick | well | {me}))
     assert isinstance(answer, Repair) == (members[me].in_service is False)

@@ -51,6 +51,9 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         # mappings by plain text hold names, of which some fields allow only legal ones
         names = WORDS if arguments[0] is str else values(arguments[0])
         return st.dictionaries(names, values(arguments[1]), max_size=3)
+    if {int, str} <= set(arguments):  # an amount; the only other unions are with None
+        amounts = st.integers(0, 2**62) | st.integers(0, 100).map(lambda share: f"{share}%")
+        return amounts | st.none() if type(None) in arguments else amounts
     if origin is not None:
         return st.none() | values(arguments[0])
     if dataclasses.is_dataclass(kind):

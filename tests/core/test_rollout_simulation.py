@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers.core.admission import Admit, Blocked, Member, admission
+from handlers.core.budget import budget_of
 from handlers.core.model import (
     AliasPlan,
     InstanceState,
@@ -70,7 +71,7 @@ class World:
     def check(self) -> None:
         live = {k: r for k, r in self.replicas.items() if r.node not in self.dead}
         away = [k for k, r in live.items() if r.by_budget and not r.in_service]
-        assert len(away) <= self.plan.max_unavailable, away
+        assert len(away) <= budget_of(self.plan).of(len(live)), away
 
 
 @dataclass
@@ -178,7 +179,7 @@ class Node:
     def _ask(self, key: str, before: InstanceState, state: InstanceState, read: int) -> None:
         w = self.world
         members = {k: Member(r.node, r.in_service, w.states[k].served) for k, r in w.replicas.items()}
-        answer = admission(key, w.out, members, w.dead, w.plan.max_unavailable)
+        answer = admission(key, w.out, members, w.dead, budget_of(w.plan))
         self._maybe_crash()
         if isinstance(answer, Blocked):
             w.states[key] = replace(before, step=Step.ADMIT, reason=answer.reason)

@@ -27,6 +27,7 @@ from handlers.core.model import (
     Slots,
     States,
     Step,
+    Subscription,
     VolumeInfo,
 )
 from handlers.core.names import Channel, InstanceKey, Service
@@ -121,6 +122,36 @@ def test_budget_of_two_moves_two_at_a_time(fleet: Fleet) -> None:
 
     assert serving(fleet) == {(V2, True)}
     assert fleet.most_out <= 2
+
+
+def test_share_of_all_replicas_moves_at_a_time(fleet: Fleet) -> None:
+    fleet.want(max_unavailable="50%")
+    started(fleet, n1=("a", "b"), n2=("a", "b"), n3=("a",))
+
+    fleet.want(V2)
+    fleet.run()
+
+    assert serving(fleet) == {(V2, True)}
+    assert fleet.most_out <= 2
+
+
+def test_budget_of_the_subscription_counts_before_nodes_hear_of_it(fleet: Fleet) -> None:
+    """It was lowered a moment ago: `desired` still allows one, the subscription nobody."""
+    started(fleet, n1=("a",), n2=("a",))
+    fleet.put(keys.subscription(S), codec.encode(Subscription(max_unavailable=0)))
+    fleet.want(V2)
+    runs = threading.Thread(target=fleet.run)
+    runs.start()
+    try:
+        wait(lambda: fleet.nodes["n1"].state().step is Step.ADMIT)
+        assert "of 0 allowed" in fleet.nodes["n1"].state().reason
+        assert fleet.most_out == 0
+    finally:
+        fleet.put(keys.subscription(S), codec.encode(Subscription(min_available=1)))
+        runs.join(30)
+
+    assert serving(fleet) == {(V2, True)}
+    assert fleet.most_out == 1
 
 
 @pytest.mark.parametrize("how", ["refused", "unconfirmed", "sick"])

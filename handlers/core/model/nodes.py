@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from handlers.core.budget import Amount
 from handlers.core.model.base import Doc, Part, count
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.version import ReleaseId, Version
@@ -127,7 +128,8 @@ class ServicePlan(Part):
     drain: str = "check"
     drain_s: float = 5.0
     deadline_s: float = 300.0
-    max_unavailable: int = 1
+    max_unavailable: Amount = 1
+    min_available: Amount | None = None
     ram: str = "via-disk"
     paused: bool = False
     retry: tuple[str, ...] = ()

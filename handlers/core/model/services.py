@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from handlers.core.budget import Amount
 from handlers.core.model.base import Doc, Note, Part
 from handlers.core.names import Channel
 from handlers.core.version import ReleaseId, Version
@@ -14,7 +15,8 @@ from handlers.core.version import ReleaseId, Version
 class Subscription(Doc):
     """`services/<s>/subscription`: channels by alias and how instances are moved; or a tombstone.
 
-    `reload`, `confirm`, `drain` are texts as in `handlers.core.policy`. Seconds in `_s`.
+    `reload`, `confirm`, `drain` are texts as in `handlers.core.policy`, the budget (`max_unavailable`, or
+    `min_available` in its place) as in `handlers.core.budget`. Seconds in `_s`.
     """
 
     channels: Mapping[str, Channel] = field(default_factory=dict)
@@ -23,7 +25,8 @@ class Subscription(Doc):
     drain: str = "check"
     drain_s: float = 5.0
     deadline_s: float = 300.0
-    max_unavailable: int = 1
+    max_unavailable: Amount = 1
+    min_available: Amount | None = None
     ram: str = "via-disk"
     tombstone: Note | None = None
 

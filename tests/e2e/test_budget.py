@@ -1,0 +1,35 @@
+"""How many replicas are out at a time: a share of all, that may change while a rollout is under way."""
+
+from __future__ import annotations
+
+import pytest
+
+from handlers.core.model import Step
+from tests.e2e.scene import V1, V2, Scene, until
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_share_that_changes_in_mid_rollout_changes_how_many_are_out(scene: Scene) -> None:
+    scene.publish(V1)
+    # a request may be sent by a health view that is 1 s old, and take 1 s
+    scene.subscribe("--drain-time", "2s", "--max-unavailable", "25%")
+    replicas = scene.start("n1", "n1", "n2", "n2", "n3", "n3", by_hand=False)
+    scene.await_running(V1)
+
+    with scene.audience() as audience:
+        scene.publish(V2)
+        until("the first has moved", lambda: any(scene.runs(replica, V2) for replica in replicas))
+        assert audience.world.seen.most_out == 1  # a quarter of six, rounded down
+        scene.hydra("subscribe", scene.service, "--max-unavailable", "50%")
+        until("more are out", lambda: audience.world.seen.most_out > 1, limit_s=60)
+        scene.hydra("subscribe", scene.service, "--min-available", "6")
+        until("those that were out are back", lambda: not scene.slots().out)
+        left = [replica for replica in replicas if not scene.runs(replica, V2)]
+        until("the next asks", lambda: any(scene.step(r) is Step.ADMIT for r in left))
+        assert all("of 0 (6 of 6 must be available) allowed" in scene.reason(r) for r in left[:1])
+        scene.hydra("subscribe", scene.service, "--max-unavailable", "1")
+        scene.await_running(V2)
+
+    assert (audience.failed, audience.mixed) == ([], [])
+    assert audience.most_out <= 3
