@@ -13,7 +13,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from handlers.adapters.ports import KV, MAX_TXN_BYTES, Cas, CheckIndex, Entry, Objects, Op, Source
+from handlers.adapters.ports import (
+    KV,
+    MAX_TXN_BYTES,
+    Cas,
+    CheckIndex,
+    Entry,
+    Objects,
+    Op,
+    Source,
+    read_object,
+)
 from handlers.adapters.txn import check_size, op_bytes, plain
 from handlers.core import codec, keys
 from handlers.core.errors import Conflict, Malformed, NotTakenOver, Usage
@@ -154,8 +164,7 @@ def _published_manifest(kv: KV, objects: Objects, header: Release) -> Manifest:
     key = keys.manifest(header.channel, header.version)
     if header.manifest.object:
         place = Source.parse(header.manifest.object)
-        found = objects.head(place)
-        raw = b"".join(objects.read_range(place, found.etag, 0, found.size))
+        raw = read_object(objects, place, objects.head(place))
         return codec.decode(Manifest, raw, header.manifest.object)
     entry, _ = kv.get(key)
     if entry is None:

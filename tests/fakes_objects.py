@@ -50,7 +50,9 @@ class FakeObjects:
         names = {info.key[len(source.key) :].partition("/")[0] for info in self.list(source)}
         yield from sorted(filter(None, names))
 
-    def read_range(self, source: Source, etag: str, start: int, length: int) -> Iterator[bytes]:
+    def read_range(
+        self, source: Source, etag: str, start: int, length: int, version_id: str = ""
+    ) -> Iterator[memoryview]:
         with self._lock:
             self.reads.append((source.key, start, length))
         body = self._body(source)
@@ -62,7 +64,9 @@ class FakeObjects:
             self.before_piece(source, at)
             if self.away:
                 raise Temporary(f"{source}: the connection broke")
-            yield body[at : min(at + self.piece_bytes, start + length)]
+            piece = memoryview(bytearray(body[at : min(at + self.piece_bytes, start + length)]))
+            yield piece
+            piece[:] = bytes(len(piece))  # as the real one: valid only until the next
 
     def put(self, source: Source, body: bytes) -> None:
         there = self._bucket(source).setdefault(source.key, body)

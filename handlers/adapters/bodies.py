@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 
 from handlers.adapters.local import LocalState
-from handlers.adapters.ports import KV, Objects, Source
+from handlers.adapters.ports import KV, Objects, Source, read_object
 from handlers.core import acceptance, codec, keys
 from handlers.core.errors import HydraError, Integrity, SourceNotReady, Temporary
 from handlers.core.model import Hold, Manifest, Release
@@ -62,6 +62,14 @@ class Bodies:
         except HydraError:
             return None  # only sizes are taken from it, to tell whether its room would be enough
 
+    def kept_manifest(self, release: ReleaseId) -> Manifest | None:
+        """The list of files that this node once took, read anew as lists are long; None if there is none."""
+        raw = self._local.read(_manifest_name(release))
+        try:
+            return codec.decode(Manifest, raw, f"manifest of {release}") if raw else None
+        except HydraError:
+            return None  # it only says where to look for bytes that are compared anyway
+
     def kept_digest(self, release: ReleaseId) -> str | None:
         """The digest of the header that this node took, None when there is none."""
         raw = self._local.read(_header_name(release))
@@ -96,10 +104,10 @@ class Bodies:
             raise Integrity(f"{source}: has {info.size} bytes, the header names {ref.bytes}")
         for pause_s in (0.2, 1.0, 3.0):
             try:
-                return b"".join(self._objects.read_range(source, info.etag, 0, info.size))
+                return read_object(self._objects, source, info)
             except Temporary:
                 time.sleep(random.uniform(0, pause_s))
-        return b"".join(self._objects.read_range(source, info.etag, 0, info.size))
+        return read_object(self._objects, source, info)
 
     def _read(self, key: str) -> bytes:
         entry, _ = self._kv.get(key)

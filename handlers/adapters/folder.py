@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from handlers.core.errors import HydraError, Temporary
+from handlers.core.errors import HydraError, NoRoom, Temporary
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -30,7 +30,7 @@ def disk_errors(what: str) -> Iterator[None]:
         if e.errno in (errno.ELOOP, errno.ENOTDIR):
             raise HydraError(f"{what}: a link or file stands where a folder belongs; remove it") from e
         if e.errno in _FULL:
-            raise Temporary(f"{what}: no room left on the volume ({e.strerror})") from e
+            raise NoRoom(f"{what}: no room left on the volume ({e.strerror})") from e
         raise Temporary(f"{what}: {e.strerror}") from e
 
 

@@ -199,11 +199,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object as S3 lists it; `etag` without quotes."""
+    """One object as S3 has it; `etag` without quotes, `version_id` where `head` finds that there are any."""
 
     key: str
     size: int
     etag: str
+    version_id: str = ""
 
 
 class Objects(Protocol):
@@ -221,8 +222,14 @@ class Objects(Protocol):
         Names of objects directly below the prefix count too.
         """
 
-    def read_range(self, source: Source, etag: str, start: int, length: int) -> Iterator[bytes]:
-        """The bytes of one range in pieces of about 1 MiB; `Integrity` when `etag` is not the object's."""
+    def read_range(
+        self, source: Source, etag: str, start: int, length: int, version_id: str = ""
+    ) -> Iterator[memoryview]:
+        """The bytes of one range in pieces of up to 1 MiB, each valid only until the next is asked for.
+
+        `Integrity` when `etag` is not the object's, `Temporary` when the body ends early or stalls: what was
+        yielded until then is right. `SlowDown` when the store asks for fewer requests.
+        """
 
     def put(self, source: Source, body: bytes) -> None:
         """Write a small object; `Conflict` when it exists with other content, nothing when it is the same."""
@@ -268,3 +275,11 @@ class Uploads(Protocol):
 
     def finish(self, source: Source, upload: str, parts: Sequence[PartOf], crc: str) -> Stored:
         """Make the object of its parts; what there is then. `crc` is that of the whole object."""
+
+
+def read_object(objects: Objects, source: Source, info: ObjectInfo) -> bytes:
+    """The whole of a small object, as it was when `info` was asked for."""
+    if not info.size:
+        return b""
+    pieces = objects.read_range(source, info.etag, 0, info.size, info.version_id)
+    return b"".join(bytes(piece) for piece in pieces)

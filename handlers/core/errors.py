@@ -2,13 +2,15 @@
 
     HydraError                     1   failed
     ├── Temporary                 10   the next try may succeed (Consul or S3 away, disk full for now)
+    │   ├── NoRoom                10   a volume is full
+    │   ├── SlowDown              10   the object store asks for fewer requests
     │   └── Timeout                6   a wait ended before what it waited for
     ├── Usage                      2   bad input or an unknown name
     │   └── Malformed              2   a document in KV or a file does not parse
     ├── Denied                     4   no permission
     ├── Conflict                   5   somebody else was first, or the same version with other content
     ├── Integrity                  7   bytes are not what the release says
-    ├── Untrusted                  8   a signature is missing or wrong
+    ├── Untrusted                  8   a signature or certificate is missing or wrong
     ├── NotTakenOver               9   published, but halted, rejected, paused or pinned elsewhere
     └── SourceNotReady            11   the data is not (completely) on S3 yet
 
@@ -33,6 +35,18 @@ class Temporary(HydraError):
     """The outside is away or out of resources for now; the same step may succeed later."""
 
     exit_code = 10
+
+
+class NoRoom(Temporary):
+    """A volume is full, or has no inodes left."""
+
+
+class SlowDown(Temporary):
+    """The object store asks for fewer requests, and for `pause_s` seconds of peace (0 = it does not say)."""
+
+    def __init__(self, text: str, pause_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.pause_s = pause_s
 
 
 class Timeout(Temporary):
@@ -70,7 +84,7 @@ class Integrity(HydraError):
 
 
 class Untrusted(HydraError):
-    """A signature is missing or wrong."""
+    """A signature or certificate is missing or wrong."""
 
     exit_code = 8
 

@@ -1,0 +1,215 @@
+"""Ranges of large bodies over HTTP/1.1 at the speed of the socket, without what `http.client` spends most on.
+
+One request at a time per connection, kept alive, answers with Content-Length; each thread has its own
+connection and one buffer of 1 MiB for it, in which bodies arrive without being copied again. A read asks the
+kernel for a whole buffer at once and waits there, outside of Python's lock.
+
+Raises OSError only: `Stalled` when an answer brings less than 64 KiB in `stall_s` seconds, ConnectionError
+when it breaks off or is no HTTP. Used by the object stores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+BUFFER_BYTES = 1024**2
+SLOWEST_BYTES = 64 * 1024  # in `stall_s`: less is a line that hangs, not one that is slow
+_HEAD_BYTES = 64 * 1024
+
+
+class Stalled(TimeoutError):
+    """The other side sends (nearly) nothing any more."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where to connect; `tls` is None for plain HTTP."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status and headers (names in lower case); `length` of the body, None where it is not said."""
+
+    status: int
+    headers: Mapping[str, str]
+    length: int | None
+
+
+class Connections:
+    """The kept-alive connections of all threads; a thread has one for each origin."""
+
+    def __init__(self, stall_s: float, connect_s: float) -> None:
+        self._stall_s, self._connect_s = stall_s, connect_s
+        self._own = threading.local()
+
+    def to(self, origin: Origin) -> Connection:
+        """This thread's connection."""
+        known: dict[Origin, Connection] = self._own.__dict__.setdefault("known", {})
+        if origin not in known:
+            known[origin] = Connection(origin, self._stall_s, self._connect_s)
+        return known[origin]
+
+
+class Connection:
+    """One connection, opened when it is needed, and again after anything went wrong."""
+
+    def __init__(self, origin: Origin, stall_s: float, connect_s: float) -> None:
+        self._origin, self._stall_s, self._connect_s = origin, stall_s, connect_s
+        self._socket: socket.socket | None = None
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._first = (0, 0)  # where in the buffer the body has begun to arrive behind the head
+
+    def ask(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
+        """Send a request without a body; the head of the answer. Read its body before the next `ask`."""
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        kept = self._socket is not None
+        try:
+            return self._ask(method, request)
+        except Stalled:
+            raise
+        except OSError:
+            # a server may close a kept connection at any time: that says nothing about the new request
+            if not kept:
+                raise
+            return self._ask(method, request)
+
+    def body(self, answer: Answer) -> Iterator[memoryview]:
+        """The body in pieces of up to 1 MiB, each valid until the next; ended early, it closes."""
+        left = answer.length or 0
+        try:
+            start, end = self._first
+            if piece := self._buffer[start : min(end, start + left)]:
+                left -= len(piece)
+                yield piece
+            while left:
+                count = self._fill(self._buffer[: min(left, BUFFER_BYTES)])
+                left -= count
+                yield self._buffer[:count]
+        finally:
+            if left or answer.length is None or answer.headers.get("connection", "").lower() == "close":
+                self.close()
+
+    def text(self, answer: Answer) -> str:
+        """The beginning of a body, for messages; the connection is closed unless that is all of it."""
+        found = b""
+        with contextlib.suppress(OSError):
+            if answer.length is None:
+                start, end = self._first
+                found = bytes(self._buffer[start:end])
+            for piece in self.body(answer):
+                found += piece
+                if len(found) >= _HEAD_BYTES:
+                    break
+        return found[:_HEAD_BYTES].decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Close it; the next `ask` opens another."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def __del__(self) -> None:
+        self.close()  # a thread that ends takes its connections with it
+
+    def _ask(self, method: str, request: bytes) -> Answer:
+        try:
+            if self._socket is None:
+                self._socket = self._connected()
+            self._socket.sendall(request)
+            return self._head(method)
+        except BlockingIOError:  # the kernel's own time-out
+            self.close()
+            raise Stalled(f"no answer for {self._stall_s:g} s") from None
+        except TimeoutError:
+            self.close()
+            raise Stalled(f"no answer for {self._stall_s:g} s") from None
+        except (OSError, ValueError) as e:
+            self.close()
+            if isinstance(e, OSError):
+                raise
+            raise ConnectionError(f"what it answers is not HTTP ({e})") from None
+
+    def _connected(self) -> socket.socket:
+        origin = self._origin
+        plain = socket.create_connection((origin.host, origin.port), timeout=self._connect_s)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if origin.tls is None:
+            plain.setblocking(True)  # with time-outs of the kernel's, a read may wait for a whole buffer
+            limit = struct.pack("ll", int(self._stall_s), int(self._stall_s % 1 * 1e6))
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            return plain
+        try:
+            secure = origin.tls.wrap_socket(plain, server_hostname=origin.host)
+        except BaseException:
+            plain.close()
+            raise
+        secure.settimeout(self._stall_s)
+        return secure
+
+    def _head(self, method: str) -> Answer:
+        assert self._socket is not None
+        used, end = 0, -1
+        while end < 0:
+            if used == _HEAD_BYTES:
+                raise ConnectionError("the head of its answer does not end")
+            count = self._socket.recv_into(self._buffer[used:_HEAD_BYTES])
+            if not count:
+                raise ConnectionError("it closed the connection without an answer")
+            used += count
+            end = bytes(self._buffer[:used]).find(b"\r\n\r\n")
+        status, *rows = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")
+        self._first = (end + 4, used)
+        headers = {n.strip().lower(): v.strip() for n, _, v in (row.partition(":") for row in rows)}
+        return Answer(_status(status), headers, _length(method, headers))
+
+    def _fill(self, view: memoryview) -> int:
+        """Read until `view` is full or `stall_s` is over: how much came. Raises `Stalled`."""
+        assert self._socket is not None
+        got = 0
+        try:
+            if self._origin.tls is None:
+                got = self._socket.recv_into(view, 0, socket.MSG_WAITALL)
+                if not got:
+                    raise ConnectionError("the answer broke off")
+            else:
+                until = time.monotonic() + self._stall_s
+                while got < len(view) and time.monotonic() < until:
+                    count = self._socket.recv_into(view[got:])
+                    if not count:
+                        if got:
+                            return got
+                        raise ConnectionError("the answer broke off")
+                    got += count
+        except (BlockingIOError, TimeoutError):
+            if got < SLOWEST_BYTES:
+                raise Stalled(f"{got} bytes in {self._stall_s:g} s") from None
+        return got
+
+
+def _status(line: str) -> int:
+    protocol, _, rest = line.partition(" ")
+    if not protocol.startswith("HTTP/1."):
+        raise ConnectionError(f"what it answers is not HTTP/1.1: {line[:40]!r}")
+    return int(rest[:3])
+
+
+def _length(method: str, headers: Mapping[str, str]) -> int | None:
+    """Bytes of the body; None where it ends with the connection, or comes in pieces of its own."""
+    if method == "HEAD":
+        return 0
+    if "transfer-encoding" in headers or "content-length" not in headers:
+        return None
+    return int(headers["content-length"])

@@ -1,0 +1,182 @@
+"""Reading from S3 as nodes do it: HEAD and ranges pinned to one object, over `http1`, signed by `sigv4`.
+
+Answers are believed only as far as they are checked: another ETag, another range, a packed body or a whole
+object in place of a range are errors, since servers and proxies exist that do each of these in silence.
+Nothing is tried again in here: whoever downloads knows what it has and for how long nothing came.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from handlers.adapters.http1 import Answer, Connection, Connections, Origin
+from handlers.adapters.ports import ObjectInfo, Source
+from handlers.adapters.sigv4 import Credentials, signed, target
+from handlers.core.errors import (
+    Denied,
+    HydraError,
+    Integrity,
+    SlowDown,
+    SourceNotReady,
+    Temporary,
+    Untrusted,
+    Usage,
+)
+
+CONNECT_S = 5.0
+_UNPACKED = frozenset({"", "identity", "aws-chunked"})  # the last is how it was uploaded, not how it comes
+_PORTS = {"http": 80, "https": 443}
+_EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where buckets are: `endpoint` is empty for Amazon's own, else a URL below which buckets are paths.
+
+    `credentials` is asked for each request, since those of a machine's role change; `tls` only if needed.
+    """
+
+    endpoint: str
+    region: str
+    credentials: Callable[[], Credentials] = field(repr=False)
+    tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
+
+
+class S3Reader:
+    """HEAD and ranged GET; may be used by many threads, each with connections of its own."""
+
+    def __init__(self, place: Place, stall_s: float) -> None:
+        self._place = place
+        self._connections = Connections(stall_s, CONNECT_S)
+        self._origins: dict[str, tuple[Origin, str, str]] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    def head(self, source: Source) -> ObjectInfo:
+        """The object's size, ETag and version; `SourceNotReady` when there is none."""
+        answer, connection = self._ask("HEAD", source, {}, {})
+        if answer.status != 200:
+            raise _refused(source, answer, connection.text(answer))
+        size = answer.headers.get("content-length", "")
+        if not size.isdecimal():
+            raise Temporary(f"{source}: its size is not told")
+        return ObjectInfo(source.key, int(size), _etag(answer), answer.headers.get("x-amz-version-id", ""))
+
+    def read_range(
+        self, source: Source, etag: str, start: int, length: int, version_id: str = ""
+    ) -> Iterator[memoryview]:
+        """As `ports.Objects.read_range`."""
+        query = {"versionId": version_id} if version_id else {}
+        headers = {"range": f"bytes={start}-{start + length - 1}", "if-match": f'"{etag}"'}
+        answer, connection = self._ask("GET", source, query, headers)
+        try:
+            if answer.status not in (200, 206):
+                raise _refused(source, answer, connection.text(answer))
+            _check(source, etag, (start, length), answer)
+        except HydraError:
+            connection.close()
+            raise
+        try:
+            yield from connection.body(answer)
+        except OSError as e:
+            raise Temporary(f"{source}: {_said(e)}") from None
+
+    def _ask(
+        self, method: str, source: Source, query: Mapping[str, str], more: Mapping[str, str]
+    ) -> tuple[Answer, Connection]:
+        origin, host, above = self._origin(source.bucket)
+        sent = target(f"{above}/{source.key}", query)
+        headers = signed(method, host, sent, self._place.credentials(), self._place.region, datetime.now(UTC))
+        connection = self._connections.to(origin)
+        try:
+            return connection.ask(method, sent, {**headers, **more}), connection
+        except ssl.SSLCertVerificationError as e:
+            raise Untrusted(
+                f"{source}: the certificate of {origin.host} is not trusted ({e.verify_message}); "
+                "AWS_CA_BUNDLE names the authorities to trust"
+            ) from None
+        except OSError as e:
+            raise Temporary(f"{source}: {origin.host}:{origin.port}: {_said(e)}") from None
+
+    def _origin(self, bucket: str) -> tuple[Origin, str, str]:
+        """Where the bucket is, the Host header, and the path of the bucket there."""
+        if bucket not in self._origins:
+            url = self._place.endpoint or _amazon(bucket, self._place.region)
+            parts = urlsplit(url)
+            if parts.scheme not in _PORTS or not parts.hostname:
+                raise Usage(f"AWS_ENDPOINT_URL: {url!r} must be http://HOST[:PORT] or https://HOST[:PORT]")
+            if parts.scheme == "https" and self._tls is None:
+                self._tls = self._place.tls()
+            tls = self._tls if parts.scheme == "https" else None
+            origin = Origin(parts.hostname, parts.port or _PORTS[parts.scheme], tls)
+            own_host = not self._place.endpoint and "." not in bucket
+            self._origins[bucket] = (
+                origin,
+                parts.netloc.rpartition("@")[2],
+                "" if own_host else f"{parts.path.rstrip('/')}/{bucket}",
+            )
+        return self._origins[bucket]
+
+
+def _amazon(bucket: str, region: str) -> str:
+    """Amazon's address of a bucket; one with a dot does not fit their certificate and goes into the path."""
+    domain = f"s3.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
+    return f"https://{domain}" if "." in bucket else f"https://{bucket}.{domain}"
+
+
+def _check(source: Source, etag: str, wanted: tuple[int, int], answer: Answer) -> None:
+    """Raise `Integrity` unless this is the range of the object that was asked for."""
+    start, length = wanted
+    if (got := _etag(answer)) != etag:
+        raise Integrity(f"{source}: is ETag {got} now, the release names {etag}: it was replaced")
+    found = answer.headers.get("content-range", "none")
+    if answer.status != 206 or not found.startswith(f"bytes {start}-{start + length - 1}/"):
+        raise Integrity(f"{source}: answers with range {found!r}, wanted were {length} bytes from {start}")
+    if (packing := answer.headers.get("content-encoding", "")) not in _UNPACKED:
+        raise Integrity(f"{source}: comes packed as {packing}; upload it without Content-Encoding")
+    if answer.length != length:
+        raise Integrity(f"{source}: {answer.length} bytes are announced for a range of {length}")
+
+
+def _etag(answer: Answer) -> str:
+    return answer.headers.get("etag", "").strip('"')
+
+
+def _refused(source: Source, answer: Answer, body: str) -> HydraError:
+    """The error for a status that is no success, with S3's own code where the body has one."""
+    code, status = _tag("Code", body), answer.status
+    said = " ".join(filter(None, (str(status), code, _tag("Message", body))))[:300]
+    if status == 412:
+        return Integrity(f"{source}: is not the object any more that the release names: it was replaced")
+    if status == 416:
+        return Integrity(f"{source}: has not the size that the release names")
+    if status == 404:
+        return SourceNotReady(f"{source}: no such object ({said})")
+    if status in (401, 403) or code in _EXPIRED:
+        return Denied(f"{source}: S3 refused to let it be read ({said})")
+    if status in (429, 503):
+        return SlowDown(f"{source}: S3 asks for fewer requests ({said})", _seconds(answer))
+    if status >= 500 or status == 408:
+        return Temporary(f"{source}: S3 fails for now ({said})")
+    if region := answer.headers.get("x-amz-bucket-region"):
+        said += f"; its bucket is in region {region}: set AWS_REGION"
+    return Usage(f"{source}: S3 will not take this request ({said})")
+
+
+def _tag(name: str, body: str) -> str:
+    found = re.search(f"<{name}>([^<]*)</{name}>", body)
+    return found.group(1) if found else ""
+
+
+def _seconds(answer: Answer) -> float:
+    """How long the server asks to wait; 0 when it does not say, or says it as a date."""
+    text = answer.headers.get("retry-after", "")
+    return min(60.0, float(text)) if text.isdecimal() else 0.0
+
+
+def _said(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
