@@ -24,7 +24,8 @@ class Limits:
     session that holds a reload slot (Consul ends it after up to twice that). `dead_after_s`: how long a
     node's serfHealth must fail before others stop waiting for it. `unused_grace_s`: how long a release that
     is no longer desired stays (`idle_grace_s` where no instance is left). `spread_s`: within which nodes
-    begin anew when Consul is back, so that not all of them ask it in the same second.
+    begin anew when Consul is back, so that not all of them ask it in the same second. `downloads`: releases
+    fetched at the same time; `streams` and `bandwidth_bytes_s` (0 = no limit) are for all of them together.
     """
 
     resync_s: float = 60.0
@@ -40,6 +41,7 @@ class Limits:
     brake_share: float = 0.5
     downloads: int = 2
     streams: int = 4
+    bandwidth_bytes_s: int = 0
     retry_s: float = 60.0
     stall_s: float = 30.0
 

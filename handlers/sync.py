@@ -20,6 +20,7 @@ from handlers import doorbell, log
 from handlers.adapters.bell import Bell
 from handlers.adapters.bodies import Bodies, BodyFetch
 from handlers.adapters.ledger import Ledger
+from handlers.adapters.link import Link
 from handlers.adapters.objects import S3Objects
 from handlers.adapters.ports import Objects, Set
 from handlers.adapters.progress import ProgressReport
@@ -55,6 +56,7 @@ class Sync:
         self._bodies = Bodies(ctx.kv, ctx.local, objects)
         self._ledger = Ledger(ctx.local, self._limits.retry_s)
         self._survey = Survey(self._volumes, self._bodies, self._ledger, self._limits, clock)
+        self._link = Link(self._limits.streams, self._limits.bandwidth_bytes_s)
         self._progress = ProgressReport(ctx.kv, ctx.node, self._volumes, clock)
         self._orders = Orders(ctx.kv, ctx.local, self._ledger, ctx.node)
         self._written: bytes | None = None
@@ -249,7 +251,8 @@ class Sync:
                     action.volumes,
                     self._volumes,
                     self._objects,
-                    streams=self._limits.streams,
+                    link=self._link,
+                    reuse=self._survey.reuse,
                     wake=self._wake,
                 )
                 transfer.start()

@@ -20,22 +20,27 @@ Span = tuple[int, int]
 """Where bytes begin and end in a file, the end excluded."""
 
 
-def _nothing(_count: int) -> None:
-    return
+def nothing(_count: int) -> None:
+    """For whoever does not ask how far it is."""
 
 
 def digests(
-    fd: int, size: int, unit: int = CHUNK_BYTES, on_bytes: Callable[[int], None] = _nothing
+    fd: int, size: int, unit: int = CHUNK_BYTES, on_bytes: Callable[[int], None] = nothing
 ) -> list[bytes]:
     """The blake3 digests of the chunks of the first `size` bytes; `on_bytes` is told what was read.
 
     `on_bytes` may raise to end it. Raises OSError; a file that is shorter has other digests, not an error.
     """
     spans = ((n * unit, min((n + 1) * unit, size)) for n in range(chunks(size, unit)))
-    return [_hashed(blake3_hasher(), fd, span, on_bytes) for span in spans]
+    return [chunk(fd, span, on_bytes) for span in spans]
 
 
-def wrong(fd: int, size: int, check: Check, on_bytes: Callable[[int], None] = _nothing) -> list[Span]:
+def chunk(fd: int, span: Span, on_bytes: Callable[[int], None] = nothing) -> bytes:
+    """The blake3 digest of a span of an open file."""
+    return _hashed(blake3_hasher(), fd, span, on_bytes)
+
+
+def wrong(fd: int, size: int, check: Check, on_bytes: Callable[[int], None] = nothing) -> list[Span]:
     """The parts of a file that are not what `check` says: chunks at level `digest`, else the whole file.
 
     Empty = right. `on_bytes` as in `digests`.
@@ -78,18 +83,18 @@ def _crc(fd: int, size: int, kind: str, on_bytes: Callable[[int], None]) -> byte
     from awscrt import checksums
 
     update, value = getattr(checksums, kind), 0
-    for view in _read(fd, (0, size), on_bytes):
+    for view in read(fd, (0, size), on_bytes):
         value = update(view, value)
     return value.to_bytes(_STORED_BITS[kind] // 8, "big")
 
 
 def _hashed(hasher: Any, fd: int, span: Span, on_bytes: Callable[[int], None]) -> bytes:
-    for view in _read(fd, span, on_bytes):
+    for view in read(fd, span, on_bytes):
         hasher.update(view)
     return bytes(hasher.digest())
 
 
-def _read(fd: int, span: Span, on_bytes: Callable[[int], None]) -> Iterator[memoryview]:
+def read(fd: int, span: Span, on_bytes: Callable[[int], None]) -> Iterator[memoryview]:
     """The bytes of a span in pieces, each valid until the next; ends early where the file does."""
     at, end = span
     buffer = memoryview(bytearray(min(_READ_BYTES, max(1, end - at))))

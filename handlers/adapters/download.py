@@ -1,61 +1,54 @@
-"""One dataset from the object store into its staging folder: parallel, resumable, checked, durable.
+"""One dataset from the object store into its staging folder: parallel, verified, resumable, durable.
 
-Files are fetched as ranges of at most 32 MiB by several threads, each into a part of its own; a file that
-is whole is fsynced, made read-only and renamed to its name in the staging folder. So a staged file of the
-right size is right, and a later try fetches only the others. Transient faults are waited out in here;
-`Superseded` ends everything within a second, even where a thread is stuck in the network.
+Each file takes the shortest way: it is staged already, another release here has it, an earlier run or an
+older file has some of its chunks, and only the rest is fetched, as ranges of at most 32 MiB by several
+threads. Bytes are checked while they arrive, chunk by chunk where the release has digests of chunks, else
+when the file is whole. A file that is right is made durable and read-only and gets its name in the staging
+folder.
+
+Transient faults are waited out in here; `Superseded` ends everything within a second, even where a thread is
+stuck in the network. What is written stays for the next run.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 
+from handlers.adapters import checks
+from handlers.adapters.checks import Span
 from handlers.adapters.folder import Folder, disk_errors
+from handlers.adapters.link import Link
+from handlers.adapters.part import Part
 from handlers.adapters.ports import Objects, Source
-from handlers.core.errors import Integrity, Temporary
+from handlers.adapters.reuse import Reuse
+from handlers.core import integrity
+from handlers.core.errors import Integrity, SlowDown, Temporary
 from handlers.core.model import File
 
 RANGE_BYTES = 32 * 1024**2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
 PATIENCE_S = 300.0  # without one byte from anywhere, before a try counts as failed
 _LEAVE_S = 0.8  # how long threads may take to notice that they are not wanted any more
-_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-DATA_FILE = 0o444
+_LOOK_S = 0.25
+
+Task = Callable[[], None]
 
 
 class Superseded(Exception):
     """The download was given up because it is not wanted any more; what is staged is kept."""
 
 
-@dataclass(slots=True, eq=False)
-class _Part:
-    """A file being fetched: how many of its ranges are open, and the descriptor while there are any."""
-
-    file: File
-    ranges_left: int
-    fd: int = -1
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-@dataclass(frozen=True, slots=True)
-class _Range:
-    part: _Part
-    start: int
-    end: int
-
-
 class Download:
     """Fetches the files of one dataset; `run` it once. Setting `stop`, from any thread, ends it.
 
     `folders` (finished files, parts) belong to it from now on: it closes them once no thread needs them.
-    `on_bytes` is called from several threads with the bytes that arrived, and with those staged already.
+    `on_bytes` is called from several threads with the bytes that arrived, and with those that need not be
+    fetched; `fetched` counts the former alone.
     """
 
     def __init__(
@@ -65,30 +58,33 @@ class Download:
         files: Sequence[File],
         folders: tuple[Folder, Folder],
         *,
-        streams: int,
+        link: Link,
         on_bytes: Callable[[int], None],
         stop: threading.Event,
+        reuse: Reuse | None = None,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._objects, self._source, self._files = objects, source, files
         self._done, self._parts = folders
-        self._streams, self._on_bytes, self._stop = streams, on_bytes, stop
+        self._link, self._on_bytes, self._stop, self._reuse = link, on_bytes, stop, reuse
         self._patience_s = patience_s
-        self._queue: deque[_Range] = deque()
+        self._tasks: deque[Task] = deque()
         self._changed = threading.Condition()
-        self._open_parts: set[_Part] = set()
-        self._working = 1  # `run` itself
+        self._threads, self._busy = 1, 0  # `run` itself; threads that may still find more to do
+        self._open: set[Part] = set()
         self._error: Exception | None = None
         self._last_byte = time.monotonic()
+        self.fetched = 0
 
     def run(self) -> None:
         """Stage all files. Raises `Superseded`, or the first error that trying again at once cannot mend."""
         try:
-            self._plan()
-            self._last_byte = time.monotonic()
-            for n in range(min(self._streams, len(self._queue))):
+            with disk_errors(f"staging of {self._source}"):
+                begun = bool(self._done.names() or self._parts.names())
+            self._tasks.extend(self._task_of(file, begun) for file in self._files)
+            for n in range(min(self._link.streams, self._streams_worth())):
                 # daemons: one that is stuck in the network must not keep the process from ending
-                self._working += 1
+                self._threads += 1
                 threading.Thread(target=self._work, name=f"download-{n}", daemon=True).start()
             self._wait()
             if self._error is not None:
@@ -98,35 +94,29 @@ class Download:
         finally:
             self._leave()
 
-    def _plan(self) -> None:
-        """Queue the ranges of all files that are not staged yet; make folders and empty files."""
-        with disk_errors(f"staging of {self._source}"):
-            for file in self._files:
-                if _size(self._done, file.path) == file.size:
-                    self._on_bytes(file.size)
-                elif file.size == 0:
-                    self._finish(self._open(_Part(file, 0)))
-                else:
-                    starts = range(0, file.size, RANGE_BYTES)
-                    part = _Part(file, len(starts))
-                    self._queue.extend(_Range(part, s, min(s + RANGE_BYTES, file.size)) for s in starts)
+    def _task_of(self, file: File, begun: bool) -> Task:
+        return lambda: self._file(file, begun)
+
+    def _streams_worth(self) -> int:
+        return sum(-(-max(1, file.size) // RANGE_BYTES) for file in self._files)
 
     def _wait(self) -> None:
         """Until all threads are done; after a stop or an error only for a moment."""
         with self._changed:
-            while self._working > 1 and not self._leaving():
-                self._changed.wait(0.25)
-            self._changed.wait_for(lambda: self._working == 1, timeout=_LEAVE_S)
+            while self._threads > 1 and not self._leaving():
+                self._changed.wait(_LOOK_S)
+            self._changed.wait_for(lambda: self._threads == 1, timeout=_LEAVE_S)
 
     def _work(self) -> None:
-        """One thread: ranges from the queue until it is empty or somebody gives up."""
+        """One thread: tasks until there are none and nobody is at one that may bring more."""
         try:
-            while not self._leaving():
+            while (task := self._next()) is not None:
                 try:
-                    piece = self._queue.popleft()
-                except IndexError:
-                    return
-                self._fetch(piece)
+                    task()
+                finally:
+                    with self._changed:
+                        self._busy -= 1
+                        self._changed.notify_all()
         except Superseded:
             return
         except Exception as e:  # noqa: BLE001 - raised again by `run`, in the thread that asked for the data
@@ -135,111 +125,213 @@ class Download:
         finally:
             self._leave()
 
-    def _leave(self) -> None:
-        """The last one to leave removes unfinished parts and closes the folders: nobody writes any more."""
+    def _next(self) -> Task | None:
         with self._changed:
-            self._working -= 1
+            while not self._leaving():
+                if self._tasks:
+                    self._busy += 1
+                    return self._tasks.popleft()
+                if not self._busy:
+                    return None
+                self._changed.wait(_LOOK_S)
+            return None
+
+    def _leave(self) -> None:
+        """The last one to leave closes everything: nobody writes any more."""
+        with self._changed:
+            self._threads -= 1
             self._changed.notify_all()
-            if self._working:
+            if self._threads:
                 return
-        for part in self._open_parts:
-            os.close(part.fd)
-            self._parts.remove(_part_name(part.file.path))
+        for part in self._open:
+            part.close()
         self._done.close()
         self._parts.close()
 
     def _leaving(self) -> bool:
         return self._stop.is_set() or self._error is not None
 
-    def _fetch(self, piece: _Range) -> None:
-        part = piece.part
-        with disk_errors(str(self._source.object_of(part.file.path))):
-            with part.lock:
-                if part.fd < 0:
-                    self._open(part)
-            at = piece.start
-            for data in self._bytes(piece):
-                at += _write(part.fd, data, at)
-            with part.lock:
-                part.ranges_left -= 1
-                if not part.ranges_left:
-                    self._finish(part)
+    def _look(self, count: int) -> None:
+        """Called with bytes that were read from disk: they show that it goes on, or that it need not."""
+        if self._leaving():
+            raise Superseded
+        if count:
+            self._last_byte = time.monotonic()
 
-    def _bytes(self, piece: _Range) -> Iterator[bytes]:
-        """The bytes of a range; breaks are mended by asking for the rest after a pause with full jitter."""
-        file, at, tries = piece.part.file, piece.start, 0
-        source = self._source.object_of(file.path)
-        while at < piece.end:
+    def _file(self, file: File, begun: bool) -> None:
+        """One file by the shortest way; what must be fetched of a large one becomes tasks of their own."""
+        with disk_errors(str(self._source.object_of(file.path))):
+            if begun and self._is_staged(file):
+                self._on_bytes(file.size)
+                return
+            if file.size and self._reuse and self._reuse.link(file, self._done, self._look):
+                self._on_bytes(file.size)
+                return
+            part = Part(file, self._parts)
+            missing = part.open(self._look)
+            with self._changed:
+                self._open.add(part)
+            if missing and self._reuse:
+                missing = self._reuse.fill(part, missing, self._look)
+            self._on_bytes(file.size - sum(end - start for start, end in missing))
+            self._fetch_all(part, missing)
+
+    def _is_staged(self, file: File) -> bool:
+        """Whether an earlier run finished this file, and it is still right; one that is not is removed."""
+        above, _, name = file.path.rpartition("/")
+        folder = self._done.find(above.split("/") if above else [])
+        if folder is None:
+            return False
+        with folder:
+            info = folder.stat(name)
+            if info is None:
+                return False
+            check = integrity.parse(file.check, file.size)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.fd)
             try:
-                for data in self._objects.read_range(source, file.etag, at, piece.end - at):
+                right = info.st_size == file.size and not (
+                    check and checks.wrong(fd, file.size, check, self._look)
+                )
+            finally:
+                os.close(fd)
+            if not right:
+                folder.remove(name)
+            return right
+
+    def _fetch_all(self, part: Part, missing: Sequence[Span]) -> None:
+        """Fetch these spans; a small file at once, a large one range by range, by whoever is free."""
+        ranges = list(_ranges(missing))
+        part.left = max(1, len(ranges))
+        if len(ranges) > 1:
+            with self._changed:
+                self._tasks.extendleft(self._range_task(part, span) for span in reversed(ranges))
+                self._changed.notify_all()
+            return
+        for span in ranges:
+            self._range(part, span)
+        if not ranges:
+            self._ended(part)
+
+    def _range_task(self, part: Part, span: Span) -> Task:
+        return lambda: self._range(part, span)
+
+    def _range(self, part: Part, span: Span) -> None:
+        """Fetch one range; a chunk that is wrong once more. What cannot be right does not keep its room."""
+        with disk_errors(str(self._source.object_of(part.file.path))):
+            try:
+                for bad in self._fetch(part, span):
+                    if again := self._fetch(part, bad):
+                        raise Integrity(self._wrong_chunk(part, again[0]))
+                if part.file.size > RANGE_BYTES:
+                    part.flush()
+                self._ended(part)
+            except Integrity:
+                part.remove()
+                raise
+
+    def _ended(self, part: Part) -> None:
+        """After each span of a file: the last one checks what can be checked only now, and finishes it."""
+        if not part.ended():
+            return
+        if not part.is_wrong(self._look):
+            with self._changed:
+                self._open.discard(part)
+            part.finish(self._done)
+            return
+        if part.again:
+            name = self._source.object_of(part.file.path)
+            raise Integrity(f"{name}: is not what the release says ({part.file.check}), fetched twice")
+        part.again = True
+        self._on_bytes(-part.file.size)
+        self._fetch_all(part, [(0, part.file.size)])
+
+    def _fetch(self, part: Part, span: Span) -> list[Span]:
+        """Write the bytes of a span; the chunks of it that are not what their digests say."""
+        wrong = []
+        at, end = span
+        hasher, first = checks.blake3_hasher() if part.chunked else None, at
+        with self._link.stream(self._leaving):
+            for piece in self._pieces(part.file, at, end):
+                view = piece
+                while view:
+                    now = view[: first + part.unit - at]
+                    view = view[len(now) :]
+                    if hasher is not None:
+                        hasher.update(now)
+                    part.write(now, at)
+                    at += len(now)
+                    if hasher is not None and (at == first + part.unit or at == end):
+                        if hasher.digest() != part.digest_at(first):
+                            wrong.append((first, at))
+                        hasher, first = checks.blake3_hasher(), at
+                    elif at == first + part.unit:
+                        first = at
+        self._link.went_well()
+        return wrong
+
+    def _pieces(self, file: File, at: int, end: int) -> Iterator[memoryview]:
+        """The bytes of a span; breaks are mended by asking for the rest after a pause with full jitter."""
+        source, tries = self._source.object_of(file.path), 0
+        while at < end:
+            pause_s = 0.0
+            try:
+                for view in self._objects.read_range(source, file.etag, at, end - at, file.version_id):
                     if self._leaving():
                         raise Superseded
-                    if at + len(data) > piece.end:
+                    if at + len(view) > end:
                         raise Integrity(f"{source}: more bytes than the range that was asked for")
-                    yield data
-                    at, tries = at + len(data), 0
-                    self._last_byte = time.monotonic()
-                    self._on_bytes(len(data))
-                if at < piece.end:
-                    raise Temporary(f"{source}: the answer ended {piece.end - at} bytes early")
-            except Temporary:
+                    yield view
+                    at, tries = at + len(view), 0
+                    self._arrived(len(view))
+                if at < end:
+                    raise Temporary(f"{source}: the answer ended {end - at} bytes early")
+            except Temporary as e:
                 if time.monotonic() - self._last_byte > self._patience_s:
                     raise
-                pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**tries)
+                if isinstance(e, SlowDown):
+                    self._link.ease()
+                    pause_s = e.pause_s
+                longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**tries)
                 tries = min(tries + 1, 10)
-                self._stop.wait(random.uniform(0, pause_s))
+                self._stop.wait(pause_s + random.uniform(0, longest_s))
             if self._leaving():
                 raise Superseded
 
-    def _open(self, part: _Part) -> _Part:
-        part.fd = os.open(_part_name(part.file.path), _NEW_FILE, 0o600, dir_fd=self._parts.fd)
-        self._open_parts.add(part)
-        return part
+    def _arrived(self, count: int) -> None:
+        self._last_byte = time.monotonic()
+        with self._changed:
+            self.fetched += count
+        self._on_bytes(count)
+        self._link.pace(count, self._stop)
 
-    def _finish(self, part: _Part) -> None:
-        """All bytes are written: check the size, make durable and read-only, rename into place."""
-        path = part.file.path
-        above, _, name = path.rpartition("/")
-        size = os.fstat(part.fd).st_size
-        if size != part.file.size:
-            raise Integrity(
-                f"{self._source} {path}: {size} bytes on disk, the release names {part.file.size}"
-            )
-        os.fchmod(part.fd, DATA_FILE)
-        os.fsync(part.fd)
-        self._open_parts.discard(part)
-        os.close(part.fd)
-        with self._done.open(above.split("/") if above else [], make=True) as folder:
-            os.rename(_part_name(path), name, src_dir_fd=self._parts.fd, dst_dir_fd=folder.fd)
+    def _wrong_chunk(self, part: Part, span: Span) -> str:
+        name, number = self._source.object_of(part.file.path), span[0] // part.unit
+        found = checks.chunk(part.fd, span)
+        return (
+            f"{name}: chunk {number} (bytes {span[0]} to {span[1]}) has digest {found.hex()}, "
+            f"the release names {part.digest_at(span[0]).hex()}; it was fetched twice"
+        )
 
 
-def footprint(files: Collection[File], size_of: Callable[[str], int | None], block: int) -> tuple[int, int]:
-    """Bytes in whole blocks and inodes that a dataset still takes; `size_of`: of a path staged already."""
-    left = [f for f in files if size_of(f.path) != f.size]
-    folders = {f.path.rpartition("/")[0] for f in left}
+def _ranges(missing: Sequence[Span]) -> Iterator[Span]:
+    """Neighbouring spans together, as long as a range may be."""
+    start = end = -1
+    for first, last in missing:
+        if first == end and last - start <= RANGE_BYTES:
+            end = last
+            continue
+        if end > start:
+            yield start, end
+        start, end = first, last
+    if end > start:
+        yield start, end
+
+
+def footprint(files: Collection[File], kept: Callable[[File], int], block: int) -> tuple[int, int]:
+    """Bytes in whole blocks and inodes that a dataset still takes; `kept`: bytes of a file that are here."""
+    left = [(f, f.size - kept(f)) for f in files]
+    left = [(f, size) for f, size in left if size > 0 or not f.size]
+    folders = {f.path.rpartition("/")[0] for f, _ in left}
     # an inode and a block for each folder above a file, and some for those of the dataset itself
     extra = sum(folder.count("/") + 1 for folder in folders if folder) + 8
-    return sum(-(-f.size // block) * block for f in left) + extra * block, len(left) + extra
-
-
-def _part_name(path: str) -> str:
-    """A name for a part that no path of the dataset can have: parts live in a folder of their own."""
-    return hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:40]
-
-
-def _size(top: Folder, path: str) -> int | None:
-    above, _, name = path.rpartition("/")
-    folder = top.find(above.split("/") if above else [])
-    if folder is None:
-        return None
-    with folder:
-        info = folder.stat(name)
-    return info.st_size if info else None
-
-
-def _write(fd: int, data: bytes, at: int) -> int:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, at)
-        view, at = view[written:], at + written
-    return len(data)
+    return sum(-(-size // block) * block for _, size in left) + extra * block, len(left) + extra

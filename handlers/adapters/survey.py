@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from handlers.adapters import usage
 from handlers.adapters.bodies import Bodies
 from handlers.adapters.download import footprint
 from handlers.adapters.ledger import Ledger, timestamp
+from handlers.adapters.reuse import Reuse
 from handlers.adapters.transfer import Transfer
 from handlers.adapters.volume import Volumes
 from handlers.core.errors import HydraError, Temporary
 from handlers.core.holdings import Facts, Inventory, Piece, Policy, Space, missing
-from handlers.core.model import Desired, Release
+from handlers.core.model import Desired, File, Manifest, Release
 from handlers.core.names import Channel
 from handlers.core.version import ReleaseId
 from handlers.settings import Limits
@@ -36,6 +38,8 @@ class Survey:
         self._limits, self._clock, self._proc = limits, clock, proc
         self._policy = Policy(limits.unused_grace_s, limits.idle_grace_s, limits.brake_share)
         self._needs: dict[Piece, Space] = {}
+        self._reuse: dict[Piece, Reuse] = {}
+        self._saves: dict[Piece, Mapping[str, Space]] = {}
 
     def facts(self, desired: Desired, hold: str, running: Mapping[ReleaseId, Transfer]) -> Facts:
         """The node as it is now. Raises `Temporary` when a volume cannot be read."""
@@ -48,11 +52,13 @@ class Survey:
             if release not in self._ledger.failures({release: digest}, now):
                 self._ledger.failed(release, digest, problem, now, 1.0)
         digests = {release: wanted.digest for release, wanted in desired.releases.items()}
+        needs = self._all_needs(bodies, inventory, running)
         return Facts(
             desired=desired.releases,
             bodies=bodies,
             inventory=inventory,
-            needs=self._all_needs(bodies, inventory, running),
+            needs=needs,
+            saves=self._saves,
             space={name: self._volumes.space(name) for name in self._volumes.volumes},
             classes=self._volumes.classes,
             policy=self._policy,
@@ -75,6 +81,11 @@ class Survey:
     def forget(self, release: ReleaseId) -> None:
         """Measure the needs of a release anew: a download of it has ended."""
         self._needs = {piece: need for piece, need in self._needs.items() if piece.release != release}
+        self._reuse = {piece: found for piece, found in self._reuse.items() if piece.release != release}
+
+    def reuse(self, piece: Piece) -> Reuse | None:
+        """What other releases here offer for a dataset; None when its needs were not measured."""
+        return self._reuse.get(piece)
 
     def _known_bodies(
         self, desired: Desired, inventory: Inventory
@@ -110,12 +121,29 @@ class Survey:
                     needs[piece] = Space(transfer.left(name), 0)
                 elif (manifest := self._bodies.manifest(release, header)) is not None:
                     if piece not in self._needs:
-                        staged = inventory.staged.get(piece)
-                        size_of = self._volumes.staged_sizes(staged, piece) if staged else lambda _: None
-                        block = self._volumes.block_bytes()
-                        self._needs[piece] = Space(*footprint(manifest.files[name], size_of, block))
+                        self._needs[piece] = self._measured(piece, manifest.files[name], inventory)
                     needs[piece] = self._needs[piece]
         return needs
+
+    def _measured(self, piece: Piece, files: Sequence[File], inventory: Inventory) -> Space:
+        """Room that a dataset still takes beside what is staged, were nothing of it linked."""
+        staged = inventory.staged.get(piece)
+        kept = self._volumes.staged_bytes(staged, piece) if staged else lambda _: 0
+        reuse = Reuse(self._volumes, piece, files, self._others(piece.release, inventory))
+        self._reuse[piece], self._saves[piece] = reuse, reuse.saves(f for f in files if not kept(f))
+        return Space(*footprint(files, kept, self._volumes.block_bytes()))
+
+    def _others(
+        self, release: ReleaseId, inventory: Inventory
+    ) -> list[tuple[Piece, str, Callable[[], Manifest | None]]]:
+        """Complete datasets of other releases, those of the same channel first, the newest first."""
+        found = sorted(
+            (p for p in inventory.complete if p.release != release),
+            key=lambda p: (p.release.channel == release.channel, p.release.version),
+            reverse=True,
+        )
+        load = functools.lru_cache(maxsize=1)(self._bodies.kept_manifest)
+        return [(p, inventory.complete[p], functools.partial(load, p.release)) for p in found]
 
     def _used(
         self, inventory: Inventory, undesired: Mapping[ReleaseId, float], now: float

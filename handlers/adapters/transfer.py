@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from handlers.adapters.download import Download, Superseded
+from handlers.adapters.link import Link
 from handlers.adapters.ports import Objects, Source
+from handlers.adapters.reuse import Reuse
 from handlers.adapters.volume import Volumes
+from handlers.core.errors import NoRoom
 from handlers.core.holdings import Piece
 from handlers.core.model import Manifest, Release
 from handlers.core.version import ReleaseId
@@ -17,6 +20,8 @@ _JOIN_S = 1.0
 
 class Transfer:
     """Fetches the datasets in `places` (volume by dataset). `error` is set when it ended with one.
+
+    `done` counts the bytes that are here by dataset, `fetched` those that the object store had to send.
 
     `digest` is that of the header which is being fetched: the same version may come to name other content.
     """
@@ -31,15 +36,17 @@ class Transfer:
         volumes: Volumes,
         objects: Objects,
         *,
-        streams: int,
+        link: Link,
+        reuse: Callable[[Piece], Reuse | None],
         wake: threading.Event,
     ) -> None:
         self.release, self.digest, self.places = release, digest, places
         self.error: Exception | None = None
         self.done: dict[str, int] = dict.fromkeys(places, 0)
+        self.fetched = 0
         self.total = sum(header.datasets[name].bytes for name in places)
         self._header, self._manifest = header, manifest
-        self._volumes, self._objects, self._streams = volumes, objects, streams
+        self._volumes, self._objects, self._link, self._reuse = volumes, objects, link, reuse
         self._wake, self._stop, self._over = wake, threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"release-{release}", daemon=True)
@@ -82,16 +89,24 @@ class Transfer:
 
     def _fetch(self, dataset: str, volume: str) -> None:
         piece = Piece(self.release, dataset)
-        source = Source.parse(self._header.datasets[dataset].source)
-        Download(
+        download = Download(
             self._objects,
-            source,
+            Source.parse(self._header.datasets[dataset].source),
             self._manifest.files[dataset],
             self._volumes.stage(volume, piece),
-            streams=self._streams,
+            link=self._link,
             on_bytes=lambda count: self._add(dataset, count),
             stop=self._stop,
-        ).run()
+            reuse=self._reuse(piece),
+        )
+        try:
+            download.run()
+        except NoRoom:
+            # what is staged would keep others from their room until it is tried again
+            self._volumes.unstage(volume, piece)
+            raise
+        finally:
+            self.fetched += download.fetched
         self._volumes.complete(volume, piece)
 
     def _add(self, dataset: str, count: int) -> None:

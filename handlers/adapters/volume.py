@@ -16,13 +16,14 @@ import contextlib
 import os
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from handlers.adapters.folder import Folder, disk_errors, drop_empty, each
+from handlers.adapters.part import part_name
 from handlers.core.errors import Usage
 from handlers.core.holdings import Inventory, Piece, Space
-from handlers.core.model import RAM, VolumeInfo
+from handlers.core.model import RAM, File, VolumeInfo
 from handlers.core.names import Channel, check_word
 from handlers.core.version import ReleaseId, Version
 
@@ -104,21 +105,35 @@ class Volumes:
                 done.close()
                 raise
 
-    def staged_sizes(self, volume: str, piece: Piece) -> Callable[[str], int | None]:
-        """A function from a path to the size of its finished staged file, None when there is none."""
+    def data(self, volume: str, piece: Piece, above: Sequence[str] = ()) -> Folder:
+        """The folder of a complete dataset, or `above` below it; raises FileNotFoundError."""
+        return self._open(volume, "data", *_parts(piece.release), piece.dataset, *above)
 
-        def size(path: str) -> int | None:
-            above, _, name = path.rpartition("/")
+    def staged_bytes(self, volume: str, piece: Piece) -> Callable[[File], int]:
+        """A function from a file to the bytes that an earlier try left of it: all where it is finished."""
+        where = _parts(piece.release)
+
+        def size(file: File) -> int:
+            above, _, name = file.path.rpartition("/")
             parts = above.split("/") if above else []
             with disk_errors(f"staging of {piece.release} {piece.dataset}"):
-                folder = self._find(volume, "staging", *_parts(piece.release), piece.dataset, *parts)
-                if folder is None:
-                    return None
-                with folder:
-                    info = folder.stat(name)
-            return info.st_size if info else None
+                done = self._stat(name, volume, "staging", *where, piece.dataset, *parts)
+                if done is not None and done.st_size == file.size:
+                    return file.size
+                part = self._stat(part_name(file), volume, "staging", *where, PARTS, piece.dataset)
+            return min(file.size, part.st_blocks * 512) if part else 0
 
         return size
+
+    def unstage(self, volume: str, piece: Piece) -> None:
+        """Remove what is staged of a dataset."""
+        where, what = _parts(piece.release), f"staging of {piece.release} {piece.dataset}"
+        with self._tree, disk_errors(what), self._open(volume, "staging", TRASH, make=True) as trash:
+            for parts in (where, [*where, PARTS]):
+                above = self._find(volume, "staging", *parts)
+                if above is not None:
+                    with above:
+                        above.discard(piece.dataset, trash)
 
     def complete(self, volume: str, piece: Piece) -> None:
         """Make a wholly staged dataset public: folders durable and read-only, one rename, parents durable.
@@ -216,6 +231,13 @@ class Volumes:
 
     def _open(self, volume: str, *parts: str, make: bool = False) -> Folder:
         return self._below("volumes", volume, *parts, make=make)
+
+    def _stat(self, name: str, volume: str, *parts: str) -> os.stat_result | None:
+        folder = self._find(volume, *parts)
+        if folder is None:
+            return None
+        with folder:
+            return folder.stat(name)
 
     def _find(self, volume: str, *parts: str) -> Folder | None:
         return self._find_below("volumes", volume, *parts)

@@ -204,7 +204,7 @@ class _Room:
             if not volume:
                 self._free, self._later = before
                 return {}, _status(problem.state, header, problem.reason)
-            self._take(volume, need)
+            self._take(volume, self._on(volume, Piece(release, name), need))
             volumes[name] = volume
         return volumes, _status(State.DOWNLOADING, header)
 
@@ -218,11 +218,20 @@ class _Room:
             has = ", ".join(sorted(set(self._facts.classes.values())))
             reason = f"{piece.dataset}: no volume of class {wanted} on this node; it has {has or 'none'}"
             return "", ReleaseStatus(state=State.FAILED, reason=reason)
-        best = max(names, key=lambda v: (need.fits(self._free[v]), self._free[v].bytes, v))
-        if need.fits(self._free[best]):
+        needs = {v: self._on(v, piece, need) for v in names}
+        # where files can be linked instead of fetched, less is needed
+        best = max(
+            names, key=lambda v: (needs[v].fits(self._free[v]), -needs[v].bytes, self._free[v].bytes, v)
+        )
+        if needs[best].fits(self._free[best]):
             return best, ReleaseStatus(state=State.DOWNLOADING)
-        best = max(names, key=lambda v: (need.fits(self._later[v]), self._later[v].bytes, v))
-        return "", self._short(piece, best, need)
+        best = max(names, key=lambda v: (needs[v].fits(self._later[v]), self._later[v].bytes, v))
+        return "", self._short(piece, best, needs[best])
+
+    def _on(self, volume: str, piece: Piece, need: Space) -> Space:
+        """What is needed on this volume, where releases may be that have some of the files."""
+        saved = self._facts.saves.get(piece, {}).get(volume, NOTHING)
+        return Space(max(0, need.bytes - saved.bytes), max(0, need.files - saved.files))
 
     def _short(self, piece: Piece, volume: str, need: Space) -> ReleaseStatus:
         free = self._free[volume]

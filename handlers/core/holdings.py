@@ -76,16 +76,17 @@ class Facts:
     """All that the decision depends on.
 
     `bodies` are the verified headers, also of releases that are no longer desired, as far as known. `needs`:
-    room that incomplete pieces still take. `running`: releases being downloaded, with the volume of each
-    dataset. `used`: why a release must stay, by release. `undesired_since`: when this node first saw that a
-    held release is no longer desired. `local`: channels that services with instances on this node read.
-    `hold`: why nothing may be deleted.
+    room that incomplete pieces still take, `saves`: how much less where files of other releases are linked.
+    `running`: releases being downloaded, with the volume of each dataset. `used`: why a release must stay, by
+    release. `undesired_since`: when this node first saw that a held release is no longer desired. `local`:
+    channels that services with instances on this node read. `hold`: why nothing may be deleted.
     """
 
     desired: Mapping[ReleaseId, Hold]
     bodies: Mapping[ReleaseId, Release]
     inventory: Inventory
     needs: Mapping[Piece, Space]
+    saves: Mapping[Piece, Mapping[str, Space]] = field(default_factory=dict)
     space: Mapping[str, Space]
     classes: Mapping[str, str]
     policy: Policy

@@ -19,6 +19,7 @@ import pytest
 from handlers.adapters import usage
 from handlers.adapters.download import Download, Superseded, footprint
 from handlers.adapters.folder import Folder
+from handlers.adapters.link import Link
 from handlers.adapters.ports import Source
 from handlers.adapters.volume import Volumes
 from handlers.core.errors import HydraError, Integrity, Temporary
@@ -79,7 +80,7 @@ def fetch(
         SOURCE,
         names,
         volumes.stage(volume, piece),
-        streams=4,
+        link=Link(4),
         on_bytes=on_bytes,
         stop=stop or threading.Event(),
         patience_s=patience_s,
@@ -169,10 +170,10 @@ def test_space_is_what_the_reserve_and_the_budget_leave(root: Path, volumes: Vol
 def test_a_footprint_counts_blocks_inodes_and_what_is_staged() -> None:
     files = [File(path=p, size=s, etag="e") for p, s in (("a", 1), ("d/b", 4096), ("d/c", 4097), ("z", 0))]
 
-    fresh = footprint(files, lambda path: None, 4096)
-    later = footprint(files, {"d/b": 4096, "a": 0}.get, 4096)
+    fresh = footprint(files, lambda file: 0, 4096)
+    later = footprint(files, lambda file: {"d/b": 4096, "d/c": 4096}.get(file.path, 0), 4096)
 
-    assert (fresh[0] - later[0], fresh[1] - later[1]) == (4096, 1)
+    assert (fresh[0] - later[0], fresh[1] - later[1]) == (2 * 4096, 1)
     assert fresh[0] >= 4 * 4096
 
 
@@ -253,6 +254,7 @@ def test_large_files_come_in_ranges_side_by_side(
     root: Path, volumes: Volumes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("handlers.adapters.download.RANGE_BYTES", 100_000)
+    monkeypatch.setattr("handlers.adapters.part.CHUNK_BYTES", 50_000)
     body = os.urandom(1_234_567)
     store, counted = FakeObjects({"bucket": {"p/big": body}}, piece_bytes=30_000), [0]
     lock = threading.Lock()
@@ -297,7 +299,7 @@ def test_the_part_of_a_broken_download_does_not_keep_room(root: Path, volumes: V
             SOURCE,
             wrong,
             volumes.stage("disk", PIECE),
-            streams=1,
+            link=Link(1),
             on_bytes=lambda count: None,
             stop=threading.Event(),
         ).run()

@@ -116,7 +116,7 @@ class Node:
             for path, body in bodies.items():
                 self._write(Source(bucket, prefix + path), body)
             files[name] = tuple(
-                File(path=(paths or {}).get(p, p), size=len(b), etag=etag(b)) for p, b in bodies.items()
+                File((paths or {}).get(p, p), len(b), etag(b), f"md5:{etag(b)}") for p, b in bodies.items()
             )
         raw = codec.encode(Manifest(files=files))
         place = f"s3://{bucket}/{channel}/{release.version}/manifest.json" if beside else ""
