@@ -16,6 +16,7 @@ import ssl
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -61,12 +62,61 @@ class Connections:
         return known[origin]
 
 
+class _Secure:
+    """TLS over a connected socket, read by 1 MiB: an SSLSocket asks the kernel twice for each 16 KiB."""
+
+    def __init__(self, plain: socket.socket, context: ssl.SSLContext, host: str) -> None:
+        self._plain = plain
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname=host)
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        while not self._has_shaken_hands():
+            self._exchange()
+        self._send()
+
+    def _has_shaken_hands(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def sendall(self, data: bytes) -> None:
+        self._tls.write(data)
+        self._send()
+
+    def recv_into(self, view: memoryview) -> int:
+        """Some bytes, as many as one record has; 0 at the end."""
+        while True:
+            try:
+                return int(self._tls.read(len(view), view))
+            except ssl.SSLWantReadError:
+                self._exchange()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return 0
+
+    def close(self) -> None:
+        self._plain.close()
+
+    def _exchange(self) -> None:
+        self._send()
+        if count := self._plain.recv_into(self._buffer):
+            self._in.write(self._buffer[:count])
+        else:
+            self._in.write_eof()
+
+    def _send(self) -> None:
+        if self._out.pending:
+            self._plain.sendall(self._out.read())
+
+
 class Connection:
     """One connection, opened when it is needed, and again after anything went wrong."""
 
     def __init__(self, origin: Origin, stall_s: float, connect_s: float) -> None:
         self._origin, self._stall_s, self._connect_s = origin, stall_s, connect_s
-        self._socket: socket.socket | None = None
+        self._wait_s = stall_s / 2  # a read returns what it has by then, and the next one finds nothing more
+        self._socket: socket.socket | _Secure | None = None
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._first = (0, 0)  # where in the buffer the body has begun to arrive behind the head
 
@@ -117,22 +167,18 @@ class Connection:
     def close(self) -> None:
         """Close it; the next `ask` opens another."""
         if self._socket is not None:
-            self._socket.close()
+            self._end()
             self._socket = None
-
-    def __del__(self) -> None:
-        self.close()  # a thread that ends takes its connections with it
 
     def _ask(self, method: str, request: bytes) -> Answer:
         try:
             if self._socket is None:
                 self._socket = self._connected()
+                # called by `close`, or when the thread that it belongs to has ended
+                self._end = weakref.finalize(self, self._socket.close)
             self._socket.sendall(request)
             return self._head(method)
-        except BlockingIOError:  # the kernel's own time-out
-            self.close()
-            raise Stalled(f"no answer for {self._stall_s:g} s") from None
-        except TimeoutError:
+        except (BlockingIOError, TimeoutError):  # the first is the kernel's own time-out
             self.close()
             raise Stalled(f"no answer for {self._stall_s:g} s") from None
         except (OSError, ValueError) as e:
@@ -141,23 +187,19 @@ class Connection:
                 raise
             raise ConnectionError(f"what it answers is not HTTP ({e})") from None
 
-    def _connected(self) -> socket.socket:
+    def _connected(self) -> socket.socket | _Secure:
         origin = self._origin
         plain = socket.create_connection((origin.host, origin.port), timeout=self._connect_s)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if origin.tls is None:
-            plain.setblocking(True)  # with time-outs of the kernel's, a read may wait for a whole buffer
-            limit = struct.pack("ll", int(self._stall_s), int(self._stall_s % 1 * 1e6))
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            return plain
+        plain.setblocking(True)  # with time-outs of the kernel's, a read may wait for a whole buffer
+        limit = struct.pack("ll", int(self._wait_s), int(self._wait_s % 1 * 1e6))
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         try:
-            secure = origin.tls.wrap_socket(plain, server_hostname=origin.host)
+            return plain if origin.tls is None else _Secure(plain, origin.tls, origin.host)
         except BaseException:
             plain.close()
             raise
-        secure.settimeout(self._stall_s)
-        return secure
 
     def _head(self, method: str) -> Answer:
         assert self._socket is not None
@@ -165,7 +207,10 @@ class Connection:
         while end < 0:
             if used == _HEAD_BYTES:
                 raise ConnectionError("the head of its answer does not end")
-            count = self._socket.recv_into(self._buffer[used:_HEAD_BYTES])
+            try:
+                count = self._socket.recv_into(self._buffer[used:_HEAD_BYTES])
+            except BlockingIOError:
+                count = self._socket.recv_into(self._buffer[used:_HEAD_BYTES])
             if not count:
                 raise ConnectionError("it closed the connection without an answer")
             used += count
@@ -178,24 +223,19 @@ class Connection:
     def _fill(self, view: memoryview) -> int:
         """Read until `view` is full or `stall_s` is over: how much came. Raises `Stalled`."""
         assert self._socket is not None
-        got = 0
-        try:
-            if self._origin.tls is None:
+        got, until = 0, time.monotonic() + self._wait_s
+        with contextlib.suppress(BlockingIOError):  # nothing more for a while: what came before it counts
+            if isinstance(self._socket, socket.socket):
                 got = self._socket.recv_into(view, 0, socket.MSG_WAITALL)
-                if not got:
-                    raise ConnectionError("the answer broke off")
             else:
-                until = time.monotonic() + self._stall_s
-                while got < len(view) and time.monotonic() < until:
-                    count = self._socket.recv_into(view[got:])
-                    if not count:
-                        if got:
-                            return got
-                        raise ConnectionError("the answer broke off")
+                while got < len(view) and (count := self._socket.recv_into(view[got:])):
                     got += count
-        except (BlockingIOError, TimeoutError):
-            if got < SLOWEST_BYTES:
-                raise Stalled(f"{got} bytes in {self._stall_s:g} s") from None
+                    if time.monotonic() > until:
+                        break
+        if got < min(SLOWEST_BYTES, len(view)) and time.monotonic() >= until:
+            raise Stalled(f"{got} bytes in {self._wait_s:g} s")
+        if not got:
+            raise ConnectionError("the answer broke off")
         return got
 
 
