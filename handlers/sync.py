@@ -21,9 +21,9 @@ from handlers.adapters.bell import Bell
 from handlers.adapters.bodies import Bodies, BodyFetch
 from handlers.adapters.ledger import Ledger
 from handlers.adapters.link import Link
-from handlers.adapters.objects import S3Objects
 from handlers.adapters.ports import Objects, Set
 from handlers.adapters.progress import ProgressReport
+from handlers.adapters.stores import Stores
 from handlers.adapters.survey import Survey
 from handlers.adapters.transfer import Transfer
 from handlers.adapters.volume import Volumes
@@ -42,7 +42,8 @@ _NAME = "sync"
 
 def run(ctx: Context) -> str:
     """One run: converge as far as possible now. Returns the sentence to log; raises `Temporary`, `Denied`."""
-    return Sync(ctx, S3Objects(ctx.settings.limits.stall_s)).converge()
+    stores = Stores(ctx.settings.sources, stall_s=ctx.settings.limits.stall_s)
+    return Sync(ctx, stores).converge()
 
 
 class Sync:

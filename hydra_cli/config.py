@@ -12,6 +12,10 @@
     s3_region = "eu-central-1"
     s3_profile = "prod"
 
+    [environments.prod.sources."s3://models/"]      # where data below a prefix is elsewhere
+    endpoint = "https://s3.other.example"
+    profile = "models"
+
 A variable of the process environment (`CONSUL_HTTP_ADDR`, `AWS_ENDPOINT_URL`, …) goes before the file: what
 a pipeline or `hydra dev up` sets holds. Tokens and keys are never in the file, only names of files and
 profiles.
@@ -24,7 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from handlers.core import source_table
 from handlers.core.errors import Malformed
+from handlers.core.source_table import SourceTable
 
 # field of an environment → variable that it stands for
 VARIABLES = {
@@ -54,6 +60,7 @@ class Config:
     environment: str = ""
     namespace: str = ""
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    sources: Mapping[str, SourceTable] = field(default_factory=dict)
 
     def variables(self, env: str, environ: Mapping[str, str]) -> dict[str, str]:
         """`environ` and what the file adds to it for the environment `env`."""
@@ -85,14 +92,19 @@ def load(environ: Mapping[str, str]) -> Config:
         environment=_text(table, "environment", str(path)),
         namespace=_text(table, "namespace", str(path)),
         environments={name: _environment(row, f"{path}: environments.{name}") for name, row in rows.items()},
+        sources={
+            name: source_table.parse(row["sources"], f"{path}: environments.{name}.sources")
+            for name, row in rows.items()
+            if "sources" in row
+        },
     )
 
 
 def _environment(row: Any, where: str) -> dict[str, str]:
     if not isinstance(row, dict):
         raise Malformed(f"{where} must be a table")
-    _known(row, {"namespace", *VARIABLES}, where)
-    return {name: _text(row, name, where) for name in row}
+    _known(row, {"namespace", "sources", *VARIABLES}, where)
+    return {name: _text(row, name, where) for name in row if name != "sources"}
 
 
 def _known(table: Mapping[str, Any], known: set[str], where: str) -> None:

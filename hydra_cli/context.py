@@ -9,12 +9,17 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from handlers.adapters.ports import Consul, Objects, Uploads
 from handlers.core.errors import Usage
 from handlers.core.names import Channel, Scoped, Service, check_word
+from handlers.core.source_table import SourceTable
 from hydra_cli.config import Config, load
 from hydra_cli.output import Screen
+
+if TYPE_CHECKING:
+    from handlers.adapters.stores import Stores
 
 KINDS = ("channel", "service", "node")
 
@@ -46,8 +51,8 @@ class Context:
         self.given_namespace = ""
         self.now = now
         self._make_consul = consul or _consul
-        self._make_objects = objects or _objects
-        self._make_uploads = uploads or _uploads
+        self._make_objects = objects
+        self._make_uploads = uploads
         self._made: dict[str, Consul] = {}
 
     @cached_property
@@ -92,12 +97,23 @@ class Context:
         return self._made[env]
 
     def objects(self, env: str = "") -> Objects:
-        """The S3 of `env`."""
-        return self._make_objects(self.variables(env or self.env))
+        """The object stores of `env`."""
+        env = env or self.env
+        return self._make_objects(self.variables(env)) if self._make_objects else self._stores(env)
 
     def uploads(self, env: str = "") -> Uploads:
-        """The publisher's side of the S3 of `env`."""
-        return self._make_uploads(self.variables(env or self.env))
+        """The publisher's side of the object stores of `env`."""
+        env = env or self.env
+        if self._make_uploads:
+            return self._make_uploads(self.variables(env))
+        from handlers.adapters.stores import StoresUploads
+
+        return StoresUploads(self._stores(env))
+
+    def _stores(self, env: str) -> Stores:
+        from handlers.adapters.stores import Stores
+
+        return Stores(self.config.sources.get(env, SourceTable()), self.variables(env))
 
     def variables(self, env: str) -> dict[str, str]:
         """The process environment, completed by the configuration file for `env`."""
@@ -173,16 +189,3 @@ def _consul(environ: Mapping[str, str]) -> Consul:
     from handlers.adapters.kv import ConsulKV
 
     return ConsulKV.from_env(environ)
-
-
-def _objects(environ: Mapping[str, str]) -> Objects:
-    from handlers.adapters.objects import S3Objects
-
-    return S3Objects(environ=environ)
-
-
-def _uploads(environ: Mapping[str, str]) -> Uploads:
-    from handlers.adapters.objects import S3Objects
-    from handlers.adapters.uploads import S3Uploads
-
-    return S3Uploads(S3Objects(environ=environ))

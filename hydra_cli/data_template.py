@@ -53,6 +53,7 @@ class TemplateDataset:
     as_name: str = ""
     marker: str = ""
     own: bool = False
+    scheme: str = "s3"
 
     @property
     def is_prefix(self) -> bool:
@@ -61,18 +62,18 @@ class TemplateDataset:
 
     def source(self, version: Version) -> Source:
         """The object or prefix of one version."""
-        return Source(self.bucket, self.key.replace(PLACEHOLDER, version))
+        return Source(self.bucket, self.key.replace(PLACEHOLDER, version), self.scheme)
 
     def marker_source(self, version: Version) -> Source:
         """The object that says that the version is complete: below the prefix, or beside the one object."""
         folder = self.source(version).key.rpartition("/")[0]
-        return Source(self.bucket, f"{folder}/{self.marker}" if folder else self.marker)
+        return self.source(version).beside(f"{folder}/{self.marker}" if folder else self.marker)
 
     @property
     def versions_folder(self) -> Source:
         """The prefix below which each version begins a name of its own."""
         before = self.key.partition(PLACEHOLDER)[0]
-        return Source(self.bucket, before[: before.rfind("/") + 1])
+        return Source(self.bucket, before[: before.rfind("/") + 1], self.scheme)
 
     def version_in(self, name: str) -> Version | None:
         """The version in a name directly below `versions_folder`, None when that name has none."""
@@ -167,20 +168,21 @@ def _dataset(path: str, name: Any, fields: Any) -> TemplateDataset:
             close = difflib.get_close_matches(str(field), FIELDS, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(FIELDS)}"
             raise Usage(f"{where}: unknown field {field!r}{hint}")
-    bucket, key = source_of(f"{where}: SourcePath", _text(where, fields, "SourcePath"))
+    source = source_of(f"{where}: SourcePath", _text(where, fields, "SourcePath"))
     return TemplateDataset(
         name=name,
-        bucket=bucket,
-        key=key,
+        bucket=source.bucket,
+        key=source.key,
+        scheme=source.scheme,
         placement=_placement(where, fields),
-        as_name=_as_name(where, fields, key),
+        as_name=_as_name(where, fields, source.key),
         marker=_marker(where, fields),
         own=_own(where, fields),
     )
 
 
-def source_of(where: str, text: str) -> tuple[str, str]:
-    """Bucket and key of a source with the placeholder in it; raises `Usage` that begins with `where`."""
+def source_of(where: str, text: str) -> Source:
+    """A source with the placeholder in its key; raises `Usage` that begins with `where`."""
     try:
         source = Source.parse(text)
     except Usage as e:
@@ -191,7 +193,7 @@ def source_of(where: str, text: str) -> tuple[str, str]:
     if "{" in key.replace(PLACEHOLDER, "") or "}" in key.replace(PLACEHOLDER, ""):
         raise Usage(f"{where} {text!r}: the only placeholder is {PLACEHOLDER}")
     _within(where, check_path, key.removesuffix("/"), "key")
-    return source.bucket, key
+    return source
 
 
 def _placement(where: str, fields: Mapping[str, Any]) -> str:

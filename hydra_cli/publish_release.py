@@ -1,6 +1,7 @@
 """A release as documents, and the one transaction that announces it.
 
-A list of files that would not fit into the transaction becomes an object beside the first dataset's data,
+A list of files that would not fit into the transaction becomes an object beside the first dataset's data
+(the first that is not on a web server),
 
     <prefix before the version>.hydra/manifests/<env>/<namespace>/<name>/<version>-<16 hex of its digest>.json
 
@@ -37,6 +38,7 @@ from handlers.core.model import (
     Release,
 )
 from handlers.core.names import Channel
+from handlers.core.source import WEB
 from handlers.core.version import Version
 from hydra_cli.change import audit, require_environment
 from hydra_cli.context import Context
@@ -197,12 +199,15 @@ def _ops(context: Context, channel: Channel, header: Release, manifest: bytes, b
 
 def list_place(header: Release, digest: str) -> Source:
     """Where a list of files lies that does not fit into the transaction: beside the first dataset's data."""
-    dataset = header.datasets[min(header.datasets)]
-    first = Source.parse(dataset.source)
-    before = first.key.partition(dataset.version)[0]
+    sources = {name: Source.parse(d.source) for name, d in sorted(header.datasets.items())}
+    first = next((name for name, source in sources.items() if source.scheme not in WEB), None)
+    if first is None:
+        raise Usage("the list of files is too long for Consul, and there is no place for it on a web server")
+    source, dataset = sources[first], header.datasets[first]
+    before = source.key.partition(dataset.version)[0]
     folder = before[: before.rfind("/") + 1]
     name = f"{header.version}-{digest.removeprefix('sha256:')[:16]}.json"
-    return Source(first.bucket, f"{folder}.hydra/manifests/{header.channel}/{name}")
+    return source.beside(f"{folder}.hydra/manifests/{header.channel}/{name}")
 
 
 def _readable(head: Entry | None) -> Version | None:

@@ -34,7 +34,7 @@ class Target:
     @property
     def manifest(self) -> Source:
         """The manifest object."""
-        return Source(self.source.bucket, pushed.manifest_key(self.source.key))
+        return self.source.beside(pushed.manifest_key(self.source.key))
 
 
 @command("push", codes=(*WRITES, 7, 11), examples="""
@@ -154,5 +154,5 @@ def _there(objects: Objects, source: Source) -> dict[str, int]:
 
 
 def _target(text: str, version: Version) -> Target:
-    bucket, key = data_template.source_of("TARGET", text)
-    return Target(Source(bucket, key.replace(PLACEHOLDER, version)), version)
+    source = data_template.source_of("TARGET", text)
+    return Target(source.beside(source.key.replace(PLACEHOLDER, version)), version)

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from handlers.adapters.credentials import KeyRing
 from handlers.adapters.ports import ObjectInfo, Source, read_object
 from handlers.adapters.s3_reader import CONNECT_S, Place, S3Reader
 from handlers.adapters.sigv4 import Credentials
@@ -36,8 +37,14 @@ class S3Objects:
         self._environ = environ
         self._lock = threading.Lock()
         self._client: Any = None
-        self._resolved: Any = None
-        place = Place(self._endpoint, self._region, self._current_credentials, self._tls_context)
+        self._keys = KeyRing(environ)
+        place = Place(
+            self._endpoint,
+            self._region,
+            self._current_credentials,
+            self._tls_context,
+            self._addressing == "virtual",
+        )
         self._reader = S3Reader(place, stall_s)
 
     def head(self, source: Source) -> ObjectInfo:
@@ -109,6 +116,10 @@ class S3Objects:
     def _region(self) -> str:
         return self._environ.get("AWS_REGION") or self._environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
+    @property
+    def _addressing(self) -> str:
+        return self._environ.get("HYDRA_S3_ADDRESSING", "")
+
     def boto(self) -> Any:
         """The client for listing and writing, made once."""
         with self._lock:
@@ -121,31 +132,20 @@ class S3Objects:
                     max_pool_connections=POOL,
                     read_timeout=self._stall_s,
                     retries={"mode": "standard", "max_attempts": 4},
-                    s3={"addressing_style": "path" if self._endpoint else "auto"},
+                    s3={"addressing_style": self._addressing or ("path" if self._endpoint else "auto")},
                     request_checksum_calculation="when_required",  # not every server knows it
                 )
                 with boto_errors("S3"):
-                    self._client = boto3.session.Session(**self._credentials()).client(
+                    self._client = boto3.session.Session(botocore_session=self._keys.session()).client(
                         "s3", endpoint_url=self._endpoint or None, region_name=self._region, config=config
                     )
             return self._client
 
     def _current_credentials(self) -> Credentials:
-        """The keys in the environment; else what boto3's library finds, and renews where they run out."""
-        key, secret = self._environ.get("AWS_ACCESS_KEY_ID"), self._environ.get("AWS_SECRET_ACCESS_KEY")
-        if key and secret:
-            return Credentials(key, secret, self._environ.get("AWS_SESSION_TOKEN", ""))
-        with self._lock:
-            if self._resolved is None:
-                from botocore.session import Session
-
-                with boto_errors("S3"):
-                    self._resolved = Session(profile=self._environ.get("AWS_PROFILE")).get_credentials()
-            if self._resolved is None:
-                raise Denied(_NO_CREDENTIALS)
-            with boto_errors("S3"):
-                frozen = self._resolved.get_frozen_credentials()
-        return Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")
+        if given := self._keys.given():
+            return given
+        with boto_errors("S3"):
+            return self._keys.found()
 
     def _tls_context(self) -> ssl.SSLContext:
         bundle = self._environ.get("AWS_CA_BUNDLE")
@@ -153,21 +153,6 @@ class S3Objects:
             return ssl.create_default_context(cafile=bundle or None)
         except OSError as e:
             raise Usage(f"AWS_CA_BUNDLE: cannot read {bundle}: {e.strerror or e}") from None
-
-    def _credentials(self) -> dict[str, str]:
-        """What boto3 would take from the process: here only the given environment counts."""
-        key, secret = self._environ.get("AWS_ACCESS_KEY_ID"), self._environ.get("AWS_SECRET_ACCESS_KEY")
-        if key and secret:
-            token = self._environ.get("AWS_SESSION_TOKEN")
-            keys = {"aws_access_key_id": key, "aws_secret_access_key": secret}
-            return keys | ({"aws_session_token": token} if token else {})
-        profile = self._environ.get("AWS_PROFILE")
-        return {"profile_name": profile} if profile else {}
-
-
-_NO_CREDENTIALS = (
-    "S3: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role of the machine"
-)
 
 
 @contextlib.contextmanager

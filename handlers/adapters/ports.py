@@ -6,15 +6,14 @@ All methods raise the errors of `core.errors`: `Temporary` (away, worth another 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
-from handlers.core.errors import Usage
+from handlers.core import source
 from handlers.core.stored import Stored
 
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+Source = source.Source  # what the ports speak of
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,43 +157,6 @@ class Agent(Protocol):
 
 class Consul(KV, Agent, Protocol):
     """What a handler gets: one client for the KV and for the rest of the agent's API."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One S3 object or (ending in `/`) prefix: `s3://bucket/key`."""
-
-    bucket: str
-    key: str
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Check `s3://bucket/key` or `s3://bucket/prefix/`; raises `Usage`.
-
-        Keys with an empty part (`a//b`), `.` or `..` are refused: clients disagree about what they name.
-        """
-        bucket, slash, key = text.removeprefix("s3://").partition("/")
-        if not text.startswith("s3://") or not _BUCKET.fullmatch(bucket):
-            raise Usage(f"source {text!r} must be s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for all below it")
-        if not slash or not key:
-            raise Usage(f"source {text!r} names a whole bucket; add a key, or a prefix that ends in /")
-        if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")):
-            raise Usage(f"source {text!r} has an empty part, '.' or '..' in its key")
-        if any(ord(c) < 0x20 or ord(c) == 0x7F for c in key):
-            raise Usage(f"source {text!r} has control characters in its key")
-        return cls(bucket, key)
-
-    @property
-    def is_prefix(self) -> bool:
-        """Whether it names everything below a prefix rather than one object."""
-        return self.key.endswith("/")
-
-    def object_of(self, path: str) -> Source:
-        """The object behind the file `path` of a dataset with this source."""
-        return Source(self.bucket, self.key + path) if self.is_prefix else self
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ _EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
 class Place:
     """Where buckets are: `endpoint` is empty for Amazon's own, else a URL below which buckets are paths.
 
+    With `virtual` they are in front of the host's name there, as some servers want it.
+
     `credentials` is asked for each request, since those of a machine's role change; `tls` only if needed.
     """
 
@@ -45,6 +47,7 @@ class Place:
     region: str
     credentials: Callable[[], Credentials] = field(repr=False)
     tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
+    virtual: bool = False
 
 
 class S3Reader:
@@ -76,7 +79,7 @@ class S3Reader:
         try:
             if answer.status not in (200, 206):
                 raise _refused(source, answer, connection.text(answer))
-            _check(source, etag, (start, length), answer)
+            check_range(source, etag, (start, length), answer)
         except HydraError:
             connection.close()
             raise
@@ -106,6 +109,8 @@ class S3Reader:
         """Where the bucket is, the Host header, and the path of the bucket there."""
         if bucket not in self._origins:
             url = self._place.endpoint or _amazon(bucket, self._place.region)
+            if self._place.endpoint and self._place.virtual:
+                url = url.replace("://", f"://{bucket}.", 1)
             parts = urlsplit(url)
             if parts.scheme not in _PORTS or not parts.hostname:
                 raise Usage(f"AWS_ENDPOINT_URL: {url!r} must be http://HOST[:PORT] or https://HOST[:PORT]")
@@ -113,7 +118,7 @@ class S3Reader:
                 self._tls = self._place.tls()
             tls = self._tls if parts.scheme == "https" else None
             origin = Origin(parts.hostname, parts.port or _PORTS[parts.scheme], tls)
-            own_host = not self._place.endpoint and "." not in bucket
+            own_host = self._place.virtual if self._place.endpoint else "." not in bucket
             self._origins[bucket] = (
                 origin,
                 parts.netloc.rpartition("@")[2],
@@ -128,7 +133,7 @@ def _amazon(bucket: str, region: str) -> str:
     return f"https://{domain}" if "." in bucket else f"https://{bucket}.{domain}"
 
 
-def _check(source: Source, etag: str, wanted: tuple[int, int], answer: Answer) -> None:
+def check_range(source: Source, etag: str, wanted: tuple[int, int], answer: Answer) -> None:
     """Raise `Integrity` unless this is the range of the object that was asked for."""
     start, length = wanted
     if (got := _etag(answer)) != etag:

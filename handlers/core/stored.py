@@ -20,14 +20,16 @@ ORDER = ("crc64nvme", "crc32c", "sha256", "crc32", "sha1")
 OF_NOTHING = "blake3/8388608:rxNJufX5oaagQE3qNtzJSZvLJcmtwRK3zJqTyuQfMmI="
 """The check of an empty file, whose size says all of it."""
 _MD5 = re.compile(r"([0-9a-f]{32})(?:-([1-9][0-9]{0,4}))?")
-_OTHER_ETAGS = ("aws:kms", "aws:kms:dsse", "customer")  # encryptions with which an ETag is no MD5
+NO_S3 = "unknown"
+"""In place of an encryption: another kind of store, whose ETags may be anything."""
+_OTHER_ETAGS = ("aws:kms", "aws:kms:dsse", "customer", NO_S3)  # with which an ETag is no MD5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """What the store says of one object: `checksums` by kind as base64, `kind` of them `FULL_OBJECT` or not.
 
-    `encryption` is empty, `AES256`, `aws:kms`, …, or `customer` for a key of the customer's.
+    `encryption` is empty, `AES256`, `aws:kms`, …, `customer` for a key of the customer's, or `NO_S3`.
     """
 
     size: int
