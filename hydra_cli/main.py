@@ -26,6 +26,11 @@ COMMANDS = {
     "acl": ("hydra_cli.acl", "acl", "Print the ACL policies of Hydra's roles."),
     "publish": ("hydra_cli.publish", "publish", "Announce the newest complete data on S3 as a release."),
     "push": ("hydra_cli.push", "push", "Upload a dataset to S3 with digests of all its bytes."),
+    "get": (
+        "hydra_cli.get",
+        "get",
+        "Download one release of a channel into a folder.",
+    ),
     "channel": ("hydra_cli.channel", "channel", "List, show and change channels."),
     "history": ("hydra_cli.history", "history", "Show who changed what, newest first."),
     "rollback": (
@@ -57,6 +62,11 @@ COMMANDS = {
     "view": ("hydra_cli.view", "view", "Show what each instance of a service uses, and where its view is."),
     "rollout": ("hydra_cli.rollout", "rollout", "Watch and control how instances of a service are moved."),
     "node": ("hydra_cli.node", "node", "List, show, cordon and forget nodes; run Hydra on one."),
+    "verify": (
+        "hydra_cli.verify",
+        "verify",
+        "Read what lies on this node again and compare it with its releases.",
+    ),
     "dev": ("hydra_cli.dev.main", "dev", "Run a real local cluster, and the demo."),
 }
 EXAMPLES = """

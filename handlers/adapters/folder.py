@@ -134,6 +134,13 @@ class Folder:
         with self.open([name]) as inner:
             os.fchmod(inner.fd, 0o755)
 
+    def unseal(self) -> None:
+        """Let the owner change this folder and all below it."""
+        os.fchmod(self.fd, 0o755)
+        for name in self.folders():
+            with self.open([name]) as inner:
+                inner.unseal()
+
     def remove(self, name: str) -> None:
         """Delete `name` and all below it; links are deleted, never followed. Fine when it is absent."""
         info = self.stat(name)

@@ -152,6 +152,32 @@ class Volumes:
             with self._open(volume, "staging") as top:
                 top.prune(where)
 
+    def copies(self) -> Iterator[tuple[str, Piece]]:
+        """Every complete dataset with its volume, RAM copies too."""
+        for name in self.volumes:
+            with disk_errors(f"volume {name}"), self._below() as root:
+                if (top := root.find(["volumes", name, "data"])) is None:
+                    continue
+                with top:
+                    yield from ((name, piece) for piece in _pieces_in(top))
+
+    def restage(self, volume: str, piece: Piece) -> None:
+        """Take a damaged dataset, and with it its release, out of use: back to where datasets are fetched.
+
+        The next download compares each file there with the release and fetches those that are wrong.
+        """
+        self.withdraw(piece.release)
+        where, what = _parts(piece.release), f"data of {piece.release} {piece.dataset}"
+        with self._tree, disk_errors(what), contextlib.ExitStack() as stack:
+            data = stack.enter_context(self._open(volume, "data", *where))
+            staging = stack.enter_context(self._open(volume, "staging", *where, make=True))
+            with data.open([piece.dataset]) as dataset:
+                dataset.unseal()
+            staging.remove(piece.dataset)  # what an earlier try left of it
+            data.move(piece.dataset, staging, piece.dataset)
+            with self._open(volume, "data") as top:
+                top.prune(where)
+
     def publish(self, release: ReleaseId, volumes: Mapping[str, str]) -> None:
         """Give a release its public name, all links to its datasets at once."""
         fresh, where = secrets.token_hex(8), _parts(release)
@@ -217,9 +243,7 @@ class Volumes:
 
     def _pieces(self, volume: str, area: str) -> Iterator[Piece]:
         with self._open(volume, area, make=True) as top:
-            for *where, dataset in each(top, RELEASE_DEPTH + 1):
-                if (release := release_at(where)) is not None:
-                    yield Piece(release, dataset)
+            yield from _pieces_in(top)
 
     def _below(self, *parts: str, make: bool = False) -> Folder:
         with Folder.of(self.root.resolve()) as root:
@@ -250,6 +274,12 @@ def release_at(parts: Collection[str]) -> ReleaseId | None:
         return ReleaseId.of(Channel.parse("/".join(channel)), Version.parse(version))
     except Usage:
         return None
+
+
+def _pieces_in(top: Folder) -> Iterator[Piece]:
+    for *where, dataset in each(top, RELEASE_DEPTH + 1):
+        if (release := release_at(where)) is not None:
+            yield Piece(release, dataset)
 
 
 def _parts(release: ReleaseId) -> list[str]:
