@@ -9,6 +9,7 @@ import click
 from handlers.adapters.snapshot import load
 from handlers.core import codec, keys
 from handlers.core.errors import NotTakenOver, Usage
+from handlers.core.integrity import Level
 from handlers.core.model import ChannelSettings
 from handlers.core.version import Version
 from hydra_cli.change import Edit, document, note, require_channel, require_environment, require_release
@@ -65,12 +66,18 @@ def show(context: Context, name: str) -> None:
 @command("set", codes=WRITES, examples="""
 hydra channel set prod/search/places --keep-releases 20
 hydra channel set prod/search/places --keep-age 30d --keep-on-nodes 3
+hydra channel set prod/search/places --least-integrity checksum
 hydra channel set prod/search/places --restore
 """)  # fmt: skip
 @click.argument("name", metavar="CHANNEL")
 @click.option("--keep-releases", type=click.IntRange(1), help="How many releases stay.")
 @click.option("--keep-age", type=Duration(), help="Younger ones stay as well (0s: age does not count).")
 @click.option("--keep-on-nodes", type=click.IntRange(1), help="How many releases nodes hold for going back.")
+@click.option(
+    "--least-integrity",
+    type=click.Choice([str(level) for level in Level]),
+    help="Refuse releases whose bytes are protected less than this.",
+)
 @click.option("--restore", is_flag=True, help="Bring a deleted channel back.")
 @click.pass_obj
 def set_channel(
@@ -79,9 +86,13 @@ def set_channel(
     keep_releases: int | None,
     keep_age: float | None,
     keep_on_nodes: int | None,
+    least_integrity: str | None,
     restore: bool,
 ) -> None:
-    """Change how a channel keeps its releases; makes the channel if it is new. What is not given stays."""
+    """Change how a channel keeps its releases and what it demands of them; makes it if it is new.
+
+    What is not given stays. Nodes do not fetch releases below --least-integrity either; what they have stays.
+    """
     channel = context.channel(name)
     kv = context.kv(channel.env)
     require_environment(kv, channel.env)
@@ -94,6 +105,7 @@ def set_channel(
         keep_releases=keep_releases or before.keep_releases,
         keep_age_s=before.keep_age_s if keep_age is None else round(keep_age) or None,
         keep_on_nodes=keep_on_nodes or before.keep_on_nodes,
+        least_integrity=least_integrity or before.least_integrity,
         tombstone=None,
     )
     changed = edit.write(keys.settings(channel), codec.encode(after))

@@ -18,6 +18,7 @@ from handlers.core.version import Version
 from hydra_cli import data_template
 from hydra_cli.change import require_environment
 from hydra_cli.context import Context, channel_of
+from hydra_cli.integrity_views import level_cell, unprotected
 from hydra_cli.options import WRITES, Duration, Labels, VersionType, command
 from hydra_cli.output import Block, Line, Table, Tone, size
 from hydra_cli.publish_prepare import Prepared, Wanted, announce, check_classes, prepare
@@ -28,6 +29,7 @@ hydra publish template.py --env prod -n search --release places
 hydra publish template.yaml --channel prod/search/places --version 2026-01-31T00-00-00 --note "new ranking"
 hydra publish template.py --channel prod/search/places --wait --timeout 30m
 hydra publish template.py --channel prod/search/places --wait-source 2h --label build=4711
+hydra publish template.py --channel prod/search/places --digest
 hydra publish template.py --channel prod/search/places --dry-run --detailed-exitcode
 hydra publish template.py --channel prod/search/places --dry-run -o json
 """
@@ -76,22 +78,23 @@ class Published:
             "unchanged": f"unchanged: {name} is published already, as release {header.sequence}",
         }
         yield Line(said[self.result], Tone.GOOD if self.result == "published" else Tone.HEAD)
-        columns = ("DATASET", "VERSION", "PLACEMENT", "FILES", "SIZE", "SOURCE")
+        columns = ("DATASET", "VERSION", "PLACEMENT", "FILES", "SIZE", "INTEGRITY", "SOURCE")
         rows = [
-            (n, d.version, d.placement, str(d.files), size(d.bytes), d.source)
+            (n, d.version, d.placement, str(d.files), size(d.bytes), level_cell(d.integrity), d.source)
             for n, d in sorted(header.datasets.items())
         ]
         yield Table(columns, rows, right=frozenset({"FILES", "SIZE"}))
+        yield from unprotected(header.datasets)
         if header.manifest.object:
             yield Line(f"list of files: {header.manifest.object}", Tone.DIM)
 
 
 def _dataset(dataset: Dataset) -> dict[str, Any]:
-    names = ("source", "placement", "version", "files", "bytes")
+    names = ("source", "placement", "version", "files", "bytes", "integrity", "pushed")
     return {n: getattr(dataset, n) for n in names} | ({"as": dataset.as_name} if dataset.as_name else {})
 
 
-@command("publish", examples=EXAMPLES, codes=(*WRITES, 3, 6, 9, 11))
+@command("publish", examples=EXAMPLES, codes=(*WRITES, 3, 6, 7, 9, 11))
 @click.argument("template", type=click.Path(path_type=Path))
 @click.option(
     "--release", default="", metavar="R", help="Release name of the service: the channel is ENV/NS/R."
@@ -106,6 +109,9 @@ def _dataset(dataset: Dataset) -> dict[str, Any]:
 @click.option("--timeout", type=Duration(), default="30m", show_default=True, help="How long --wait waits.")
 @click.option(
     "--wait-source", type=Duration(), default="0s", help="Wait this long for the data to appear on S3."
+)
+@click.option(
+    "--digest", is_flag=True, help="Read data that was not pushed with `hydra push` once, for its digests."
 )
 @click.option("--note", default="", help="A sentence for whoever looks at the release.")
 @click.option(
@@ -123,6 +129,7 @@ def publish(
     wait: bool,
     timeout: float,
     wait_source: float,
+    digest: bool,
     note: str,
     labels: tuple[tuple[str, str], ...],
 ) -> int:
@@ -135,12 +142,15 @@ def publish(
     """
     if wait and dry_run:
         raise Usage("--dry-run publishes nothing that --wait could wait for")
+    if digest and dry_run:
+        raise Usage("--dry-run writes nothing, and --digest would write a manifest object beside the data")
     channel = _channel(context, named, release)
-    wanted = Wanted(channel, data_template.load(template), version, note, dict(labels))
+    wanted = Wanted(channel, data_template.load(template), version, note, dict(labels), digest)
     kv, objects = context.kv(channel.env), context.objects(channel.env)
+    uploads = context.uploads(channel.env)
     require_environment(kv, channel.env)
     check_classes(kv, wanted.datasets)
-    prepared = until_ready(context, lambda: prepare(context, kv, objects, wanted), wait_source)
+    prepared = until_ready(context, lambda: prepare(context, kv, objects, uploads, wanted), wait_source)
     if dry_run:
         planned = prepared.draft is not None
         context.screen.show(_message(prepared, "planned" if planned else "unchanged"))

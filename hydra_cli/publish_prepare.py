@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from handlers.adapters.ports import KV, Objects
+from handlers.adapters.ports import KV, Objects, Uploads
 from handlers.core import codec, keys
 from handlers.core.choice import choose
 from handlers.core.errors import Conflict, Temporary, Usage
-from handlers.core.model import DISK, RAM, Manifest, ManifestRef, NodeInfo, Release
+from handlers.core.model import DISK, RAM, Dataset, File, Manifest, ManifestRef, NodeInfo, Release
 from handlers.core.names import Channel
 from handlers.core.version import Version
 from hydra_cli import publish_release, publish_source
 from hydra_cli.context import Context
 from hydra_cli.data_template import TemplateDataset
+from hydra_cli.publish_checks import Checker
 from hydra_cli.publish_release import Draft, Standing
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the command line asks for."""
+    """What the command line asks for; `digest`: read the data that no push has described."""
 
     channel: Channel
     datasets: Sequence[TemplateDataset]
     version: Version | None = None
     note: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    digest: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,15 @@ class Prepared:
     draft: Draft | None
 
 
-def prepare(context: Context, kv: KV, objects: Objects, wanted: Wanted) -> Prepared:
+def prepare(context: Context, kv: KV, objects: Objects, uploads: Uploads, wanted: Wanted) -> Prepared:
     """Look at S3 and at Consul, and decide what there is to announce; raises when it may not be."""
     now = context.now()
     choice = choose(publish_source.look(objects, wanted.datasets, now, wanted.version), now, wanted.version)
     before = publish_release.standing(kv, wanted.channel, choice.version)
     versions = {**choice.datasets, **_kept(context, wanted, choice.datasets, before)}
     found = publish_source.collect(objects, wanted.datasets, versions.__getitem__)
-    datasets = {name: dataset for name, (dataset, _) in found.items()}
-    manifest = Manifest(files={name: files for name, (_, files) in found.items()})
     if before.header:
+        datasets, manifest = _documents(found)
         if not publish_release.same(kv, objects, before.header, datasets, manifest):
             raise Conflict(
                 f"{choice.version} of {wanted.channel} is published already with other content: it differs "
@@ -56,6 +57,11 @@ def prepare(context: Context, kv: KV, objects: Objects, wanted: Wanted) -> Prepa
                 "give the data a new version"
             )
         return Prepared(before.header, manifest, before, None)
+    checker = Checker(context, objects, uploads, digest=wanted.digest)
+    found = {name: checker.checked(*row) for name, row in found.items()}
+    publish_source.refuse_change(objects, wanted.datasets, found)
+    datasets, manifest = _documents(found)
+    publish_release.refuse_weak(before, wanted.channel, datasets)
     header = Release(
         channel=wanted.channel,
         version=choice.version,
@@ -69,6 +75,13 @@ def prepare(context: Context, kv: KV, objects: Objects, wanted: Wanted) -> Prepa
     )
     draft = publish_release.draft(context, wanted.channel, header, manifest, before)
     return Prepared(draft.header, manifest, before, draft)
+
+
+def _documents(
+    found: Mapping[str, tuple[Dataset, tuple[File, ...]]],
+) -> tuple[dict[str, Dataset], Manifest]:
+    datasets = {name: dataset for name, (dataset, _) in found.items()}
+    return datasets, Manifest(files={name: files for name, (_, files) in found.items()})
 
 
 def announce(kv: KV, objects: Objects, wanted: Wanted, prepared: Prepared) -> tuple[str, Prepared]:

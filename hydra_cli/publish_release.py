@@ -26,8 +26,8 @@ from handlers.adapters.ports import (
     read_object,
 )
 from handlers.adapters.txn import check_size, op_bytes, plain
-from handlers.core import codec, keys
-from handlers.core.errors import Conflict, Malformed, NotTakenOver, Usage
+from handlers.core import codec, integrity, keys
+from handlers.core.errors import Conflict, Integrity, Malformed, NotTakenOver, Usage
 from handlers.core.model import (
     ChannelSettings,
     Dataset,
@@ -137,13 +137,30 @@ def announce(kv: KV, objects: Objects, draft: Draft) -> None:
 def same(
     kv: KV, objects: Objects, header: Release, datasets: Mapping[str, Dataset], manifest: Manifest
 ) -> bool:
-    """Whether the published `header` is the release of these datasets and files."""
+    """Whether the published `header` is the release of these datasets and objects."""
     if {n: _essence(d) for n, d in header.datasets.items()} != {n: _essence(d) for n, d in datasets.items()}:
         return False
     if header.manifest.digest == codec.digest(codec.encode(manifest)):
         return True
-    # whoever published without this program may have written the same list in other bytes
-    return _published_manifest(kv, objects, header).files == manifest.files
+    # the checks may be others, and whoever published without this program may have written other bytes
+    return _objects_of(published_manifest(kv, objects, header)) == _objects_of(manifest)
+
+
+def refuse_weak(before: Standing, channel: Channel, datasets: Mapping[str, Dataset]) -> None:
+    """Raise `Integrity` for datasets whose bytes are protected less than the channel demands."""
+    entry = before.entries[keys.settings(channel)]
+    settings = codec.decode(ChannelSettings, entry.value, entry.key) if entry else ChannelSettings()
+    least = integrity.level_named(settings.least_integrity)
+    weak = [
+        f"{name} has {dataset.integrity}"
+        for name, dataset in sorted(datasets.items())
+        if integrity.level_named(dataset.integrity).strength < least.strength
+    ]
+    if weak:
+        raise Integrity(
+            f"channel {channel} demands integrity {least}, but {', '.join(weak)}: upload with `hydra push`, "
+            "or publish with --digest (`hydra channel set --least-integrity` demands less)"
+        )
 
 
 def difference(header: Release, datasets: Mapping[str, Dataset]) -> str:
@@ -156,13 +173,18 @@ def difference(header: Release, datasets: Mapping[str, Dataset]) -> str:
     return f"datasets {', '.join(changed)}" if changed else "files that were replaced since"
 
 
+def _objects_of(manifest: Manifest) -> dict[str, list[tuple[str, int, str]]]:
+    """Which objects a release has, whatever is known of their bytes."""
+    return {name: [(f.path, f.size, f.etag) for f in files] for name, files in manifest.files.items()}
+
+
 def _essence(dataset: Dataset | None) -> tuple[object, ...]:
     if dataset is None:
         return ()
     return (dataset.source, dataset.placement, dataset.files, dataset.bytes, dataset.version, dataset.as_name)
 
 
-def _published_manifest(kv: KV, objects: Objects, header: Release) -> Manifest:
+def published_manifest(kv: KV, objects: Objects, header: Release) -> Manifest:
     key = keys.manifest(header.channel, header.version)
     if header.manifest.object:
         place = Source.parse(header.manifest.object)

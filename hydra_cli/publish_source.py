@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import TypeVar
 
+from handlers.adapters.parallel import at_once
 from handlers.adapters.ports import ObjectInfo, Objects
+from handlers.core import pushed
 from handlers.core.choice import Offer, candidates
-from handlers.core.errors import SourceNotReady, Usage
+from handlers.core.errors import Integrity, SourceNotReady, Usage
 from handlers.core.model import Dataset, File
 from handlers.core.names import check_path
 from handlers.core.version import Version
 from hydra_cli.data_template import TemplateDataset
+from hydra_cli.publish_checks import manifests
 
 MAX_FILES = 100_000  # of one release: what manifests, nodes and directories are measured with
 _AT_ONCE = 8
-T = TypeVar("T")
 
 
 def look(
@@ -32,7 +32,7 @@ def look(
         listed = _listed(objects, dataset)
         return _offer(objects, dataset, listed, candidates(listed, now))
 
-    return _each(one, datasets)
+    return at_once(one, datasets, _AT_ONCE)
 
 
 def collect(
@@ -57,12 +57,28 @@ def collect(
         )
         return described, files
 
-    found = dict(zip((d.name for d in datasets), _each(one, datasets), strict=True))
+    found = dict(zip((d.name for d in datasets), at_once(one, datasets, _AT_ONCE), strict=True))
     if (count := sum(len(files) for _, files in found.values())) > MAX_FILES:
         raise Usage(
             f"{count} files in this release; at most {MAX_FILES} are possible: pack small files together"
         )
     return found
+
+
+def refuse_change(
+    objects: Objects,
+    datasets: Sequence[TemplateDataset],
+    found: Mapping[str, tuple[Dataset, Sequence[File]]],
+) -> None:
+    """List everything once more; raises `SourceNotReady` when it is not what was `found` any more."""
+    now = collect(objects, datasets, lambda name: found[name][0].version)
+    for name, (dataset, files) in found.items():
+        before, after = ({f.path: f for f in one} for one in (files, now[name][1]))
+        if wrong := pushed.differences(before, after):
+            raise SourceNotReady(
+                f"dataset {name!r}: {dataset.source} changes while it is looked at ({pushed.shown(wrong)}): "
+                "publish it when its upload is over (--wait-source waits), or push it with `hydra push`"
+            )
 
 
 def _listed(objects: Objects, dataset: TemplateDataset) -> list[Version]:
@@ -96,7 +112,7 @@ def _lacks(objects: Objects, dataset: TemplateDataset, version: Version) -> str:
     """Why this version is not complete; empty when it is."""
     source = dataset.source(version)
     if dataset.is_prefix:
-        if next((True for found in objects.list(source) if not _is_folder(found)), False) is False:
+        if not any(_is_data(found) for found in objects.list(source)):
             return f"has no object below {source}"
     elif not _exists(objects, dataset, version):
         return f"has no object {source}"
@@ -106,6 +122,12 @@ def _lacks(objects: Objects, dataset: TemplateDataset, version: Version) -> str:
             objects.head(marker)
         except SourceNotReady:
             return f"has no marker {marker}"
+    try:
+        for found in manifests(objects, source, version):
+            if not found.doc.complete:
+                return f"is not pushed to its end: {found.place} says {found.doc.title()!r}"
+    except Integrity:
+        pass  # no manifest object, but data is here; whoever takes the checks from it says what is wrong
     return ""
 
 
@@ -125,7 +147,7 @@ def _files(objects: Objects, dataset: TemplateDataset, version: Version) -> tupl
         path = dataset.as_name or source.key.rpartition("/")[2]
         return (File(path=check_path(path, where), size=found.size, etag=found.etag),)
     # one more than can be published is enough to know that it is too much
-    rows = islice((o for o in objects.list(source) if not _is_folder(o)), MAX_FILES + 1)
+    rows = islice(filter(_is_data, objects.list(source)), MAX_FILES + 1)
     files = [
         File(path=check_path(o.key.removeprefix(source.key), where), size=o.size, etag=o.etag) for o in rows
     ]
@@ -139,9 +161,9 @@ def _files(objects: Objects, dataset: TemplateDataset, version: Version) -> tupl
     return tuple(sorted(files, key=lambda file: file.path))
 
 
-def _is_folder(found: ObjectInfo) -> bool:
-    """Keys ending in / are what consoles make of an empty folder; no file can have that name."""
-    return found.key.endswith("/")
+def _is_data(found: ObjectInfo) -> bool:
+    """Keys ending in / are what consoles make of an empty folder; manifest objects describe a part of it."""
+    return not found.key.endswith(("/", pushed.SUFFIX))
 
 
 def _refuse_collisions(name: str, files: Sequence[File]) -> None:
@@ -154,14 +176,3 @@ def _refuse_collisions(name: str, files: Sequence[File]) -> None:
                 raise Usage(
                     f"dataset {name!r}: {folder!r} is a file and a folder at once (there is {path!r})"
                 )
-
-
-def _each(work: Callable[[TemplateDataset], T], datasets: Sequence[TemplateDataset]) -> list[T]:
-    """The results in order; the first error ends it."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        futures = [pool.submit(work, dataset) for dataset in datasets]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -10,7 +10,7 @@ import click
 
 from handlers.adapters.ports import Objects, Source, Uploads
 from handlers.adapters.send import Job, Local, Sender, Sent, crc64nvme
-from handlers.core import codec, pushed
+from handlers.core import pushed
 from handlers.core.errors import Conflict, SourceNotReady, Temporary
 from handlers.core.model import Pushed, count
 from handlers.core.version import PLACEHOLDER, Version
@@ -19,6 +19,7 @@ from hydra_cli.context import Context
 from hydra_cli.options import WRITES, VersionType, command
 from hydra_cli.output import Said, size
 from hydra_cli.progress import progress
+from hydra_cli.publish_checks import manifest_at
 from hydra_cli.push_files import files_of
 
 STREAMS = 8
@@ -88,7 +89,8 @@ def _push(
     streams: int,
 ) -> list[Sent]:
     """Announce that a push goes on, send what is missing, describe it."""
-    before = _manifest(objects, target.manifest)
+    there = manifest_at(objects, target.manifest)
+    before = there[1] if there else None
     if (
         before
         and before.complete
@@ -115,18 +117,8 @@ def _pushed_already(target: Target) -> Conflict:
     )
 
 
-def _manifest(objects: Objects, place: Source) -> Pushed | None:
-    """The manifest object that is there."""
-    try:
-        info = objects.head(place)
-    except SourceNotReady:
-        return None
-    raw = b"".join(bytes(piece) for piece in objects.read_range(place, info.etag, 0, info.size))
-    return pushed.read(raw, str(place))
-
-
 def _write(uploads: Uploads, place: Source, doc: Pushed) -> None:
-    raw = codec.encode(doc)
+    raw = pushed.seal(doc)
     uploads.write(place, raw, crc64nvme(raw))
 
 

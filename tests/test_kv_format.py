@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from handlers import resources
-from handlers.core import codec, keys
+from handlers.core import codec, keys, pushed
 from handlers.core import model as m
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.version import ReleaseId, Version
@@ -35,6 +35,19 @@ MANIFEST = m.Manifest(
     }
 )
 BLAKE3 = "blake3/8388608:rxNJufX5oaagQE3qNtzJSZvLJcmtwRK3zJqTyuQfMmI="
+PUSHED = pushed.read(
+    pushed.seal(
+        m.Pushed(
+            files=(
+                m.File("index/shard-0.kv", 6291456, "8b1a9953c4611296a827abf8c47804d7-2", BLAKE3),
+                m.File("rank.bin", 939632, "a87ff679a2f3e71d9181a67b7542122c", BLAKE3),
+            ),
+            who=WHO,
+            when=WHEN,
+        )
+    ),
+    "example",
+)
 _LIST = codec.encode(MANIFEST)
 RELEASE = m.Release(
     channel=CHANNEL,
@@ -86,14 +99,7 @@ EXAMPLES: Mapping[str, m.Doc] = {
     "manifests/<c>/<version>, when it is too large for the KV": m.ManifestElsewhere(
         object=str(list_place(RELEASE, codec.digest(_LIST))), digest=codec.digest(_LIST), bytes=len(_LIST)
     ),
-    "manifests/<c>/<version>, and what hydra push leaves beside the data": m.Pushed(
-        files=(
-            m.File("index/shard-0.kv", 6291456, "8b1a9953c4611296a827abf8c47804d7-2", BLAKE3),
-            m.File("rank.bin", 939632, "a87ff679a2f3e71d9181a67b7542122c", BLAKE3),
-        ),
-        who=WHO,
-        when=WHEN,
-    ),
+    "manifests/<c>/<version>, and what hydra push leaves beside the data": PUSHED,
     "services/<s>/subscription": m.Subscription(
         channels={"places": CHANNEL},
         reload="http://:/reload",

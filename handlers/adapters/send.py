@@ -12,12 +12,11 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from handlers.adapters import checks
+from handlers.adapters.parallel import at_once
 from handlers.adapters.ports import Body, PartOf, Source, Uploads
 from handlers.core import integrity
 from handlers.core.errors import Conflict, Denied, SourceNotReady, Usage
@@ -28,8 +27,6 @@ from handlers.core.stored import Stored, check_of
 PART_BYTES = 2 * CHUNK_BYTES
 MOST_PARTS = 10_000  # that S3 takes
 MEMORY_BYTES = 512 * 1024**2  # of parts on their way at once
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,7 @@ class Sender:
             if job.local.size > PART_BYTES:
                 done[job.local.path] = self._large(job)
         small = [job for job in jobs if job.local.size <= PART_BYTES]
-        for job, sent in zip(small, _at_once(self._small, small, self._streams), strict=True):
+        for job, sent in zip(small, at_once(self._small, small, self._streams), strict=True):
             done[job.local.path] = sent
         return [done[job.local.path] for job in jobs]
 
@@ -128,7 +125,7 @@ class Sender:
                 return part, digests, crc, again
 
             streams = max(1, min(self._streams, MEMORY_BYTES // unit))
-            rows = _at_once(one, range(1, -(-local.size // unit) + 1), streams)
+            rows = at_once(one, range(1, -(-local.size // unit) + 1), streams)
         whole = 0
         for part, _, crc, _ in rows:
             whole = combine_crc64nvme(whole, crc, part.size)
@@ -236,14 +233,3 @@ def _hashed(body: Body) -> tuple[list[bytes], int]:
 
 def _text(crc: int) -> str:
     return base64.b64encode(crc.to_bytes(8, "big")).decode()
-
-
-def _at_once(work: Callable[[T], U], items: Iterable[T], streams: int) -> list[U]:
-    """The results in order; the first error ends it."""
-    with ThreadPoolExecutor(streams) as pool:
-        futures: list[Future[U]] = [pool.submit(work, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

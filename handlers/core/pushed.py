@@ -11,6 +11,7 @@ beside (a single object: below that object's folder).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from handlers.core import codec
 from handlers.core.errors import Integrity, Malformed
@@ -34,12 +35,25 @@ def places(key: str, version: Version) -> Iterator[tuple[str, str]]:
         yield manifest_key(bare), f"{bare}/"
 
 
+def seal(doc: Pushed) -> bytes:
+    """The bytes of a manifest object: with its own digest, so that nobody believes a damaged one."""
+    return codec.encode(replace(doc, digest=_digest(doc)))
+
+
 def read(raw: bytes, where: str) -> Pushed:
-    """The manifest object in `raw`; raises `Integrity` when it is none."""
+    """The manifest object in `raw`; raises `Integrity` when it is none, or damaged."""
     try:
-        return codec.decode(Pushed, raw, where)
-    except Malformed as e:
+        doc = codec.decode(Pushed, raw, where)
+        fits = doc.digest == _digest(doc)
+    except (Malformed, UnicodeEncodeError) as e:
         raise Integrity(f"{e}; it is no manifest of `hydra push`") from None
+    if not fits:
+        raise Integrity(f"{where}: is damaged or was changed: its own digest does not fit")
+    return doc
+
+
+def _digest(doc: Pushed) -> str:
+    return codec.digest(codec.encode(replace(doc, digest="")))
 
 
 def below(pushed: Pushed, folder: str, source: str) -> dict[str, File]:
@@ -50,23 +64,23 @@ def below(pushed: Pushed, folder: str, source: str) -> dict[str, File]:
     return {source: keys[source]} if source in keys else {}
 
 
-def differences(pushed: Mapping[str, File], there: Mapping[str, File]) -> list[str]:
-    """How what was pushed differs from what is there, by key, for people; empty = the same objects."""
+def differences(named: Mapping[str, File], there: Mapping[str, File]) -> list[str]:
+    """How the objects that were `named` differ from what is there, for people; empty = they are the same."""
     return [
-        *(f"{key} is not there" for key in sorted(pushed.keys() - there.keys())),
-        *(f"{key} was not pushed" for key in sorted(there.keys() - pushed.keys())),
+        *(f"{key} is gone" for key in sorted(named.keys() - there.keys())),
+        *(f"{key} is new" for key in sorted(there.keys() - named.keys())),
         *(
             f"{key} {change}"
-            for key in sorted(pushed.keys() & there.keys())
-            if (change := _change(pushed[key], there[key]))
+            for key in sorted(named.keys() & there.keys())
+            if (change := _change(named[key], there[key]))
         ),
     ]
 
 
-def _change(pushed: File, there: File) -> str:
-    if pushed.size != there.size:
-        return f"has {there.size} bytes, pushed were {pushed.size}"
-    return "" if pushed.etag == there.etag else f"was replaced: ETag {there.etag}, pushed was {pushed.etag}"
+def _change(named: File, there: File) -> str:
+    if named.size != there.size:
+        return f"has {there.size} bytes, not {named.size}"
+    return "" if named.etag == there.etag else f"was replaced: its ETag is {there.etag}, not {named.etag}"
 
 
 def shown(texts: Sequence[str]) -> str:

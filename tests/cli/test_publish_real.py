@@ -76,7 +76,7 @@ def test_largest_inline_list_of_files_fits_into_a_real_transaction(tmp_path: Pat
     """Just below the limit the list stays in KV, just above it becomes an object; Consul takes both."""
     desk = Desk(tmp_path, consul=consul.kv())
     desk.ok("init", "--env", "prod")
-    for day, count in ((1, 5_150), (2, 6_500)):
+    for day, count in ((1, 3_200), (2, 4_200)):
         desk.objects.write(f"s3://data/ranks/{v(day)}/ranks.bin", b"x")
         for number in range(count):
             desk.objects.write(f"s3://data/index/{v(day)}/{number:022d}", b"x")

@@ -19,7 +19,7 @@ from handlers.adapters import send
 from handlers.adapters.objects import S3Objects
 from handlers.adapters.ports import Source
 from handlers.adapters.uploads import S3Uploads
-from handlers.core import codec, integrity
+from handlers.core import integrity, pushed
 from handlers.core.model import Pushed
 from tests.cli.desk import Desk, v
 from tests.servers import S3, wait_until
@@ -60,7 +60,7 @@ class Bench:
         return read
 
     def manifest(self, key: str = f"words/{v(1)}.hydra.json") -> Pushed:
-        return codec.decode(Pushed, self.body(key), key)
+        return pushed.read(self.body(key), key)
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_only_missing_parts_of_a_large_file_are_sent(bench: Bench) -> None:
 
 def test_a_push_that_did_not_end_may_be_replaced_by_other_content(bench: Bench) -> None:
     bench.file("a", b"new")
-    marker = codec.encode(Pushed(complete=False, who="ann"))
+    marker = pushed.seal(Pushed(complete=False, who="ann"))
     bench.s3.put(bench.bucket, {f"words/{v(1)}/a": b"old", f"words/{v(1)}.hydra.json": marker})
 
     assert bench.push().code == 0

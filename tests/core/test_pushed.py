@@ -1,8 +1,11 @@
 """Where a manifest object is looked for, and what differs between it and what is there."""
 
+import random
+from dataclasses import replace
+
 import pytest
 
-from handlers.core import codec, pushed
+from handlers.core import pushed
 from handlers.core.errors import Integrity
 from handlers.core.model import File, Pushed
 from handlers.core.version import Version
@@ -58,10 +61,10 @@ def test_differences_name_each_file_and_what_is_wrong() -> None:
     }
 
     assert pushed.differences(was, now) == [
-        "gone is not there",
-        "new was not pushed",
-        "longer has 2 bytes, pushed were 1",
-        "other was replaced: ETag f, pushed was e",
+        "gone is gone",
+        "new is new",
+        "longer has 2 bytes, not 1",
+        "other was replaced: its ETag is f, not e",
     ]
     assert pushed.differences(was, was) == []
 
@@ -76,9 +79,26 @@ def test_what_is_no_manifest_is_refused_by_name(raw: bytes) -> None:
         pushed.read(raw, "s3://b/x.hydra.json")
 
 
+def test_of_a_thousand_flips_none_changes_what_a_manifest_says() -> None:
+    """Some change nothing (white space, the sentence for people), all others are refused."""
+    files = tuple(File(f"f{n}", n, f"{n:032x}", "md5:" + f"{n:032x}", "v") for n in range(5))
+    raw = pushed.seal(Pushed(files=files, who="ann", when="now"))
+    chance, refused = random.Random(1), 0
+
+    for _ in range(1000):
+        flipped = bytearray(raw)
+        flipped[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
+        try:
+            assert pushed.read(bytes(flipped), "x") == pushed.read(raw, "x")
+        except Integrity:
+            refused += 1
+
+    assert refused > 800
+
+
 def test_a_manifest_reads_back_as_it_was_written() -> None:
     doc = Pushed(files=(File("a", 1, "e", "md5:" + "ab" * 16, "v1"),), who="ann", when="now")
 
-    assert pushed.read(codec.encode(doc), "x") == doc
+    assert replace(pushed.read(pushed.seal(doc), "x"), digest="") == doc
     assert doc.title() == "The 1 file that ann pushed here"
     assert Pushed(complete=False).title().startswith("Not complete")

@@ -34,7 +34,8 @@ class ChannelSettings(Doc):
     def title(self) -> str:
         if self.tombstone:
             return f"This channel is deleted ({self.tombstone.why or 'no reason given'})"
-        return f"Keeps {count(self.keep_releases, 'release')}, {self.keep_on_nodes} of them on nodes"
+        least = f"; least integrity {self.least_integrity}" if self.least_integrity != "size" else ""
+        return f"Keeps {count(self.keep_releases, 'release')}, {self.keep_on_nodes} of them on nodes{least}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +151,11 @@ class Pushed(Doc):
     """`<source without its last slash>.hydra.json` beside data on S3: its files, with digests.
 
     `hydra push` writes it with `complete` false before the first file, and whole after the last one.
+    `digest` is that of this very document with an empty one in its place (`core.pushed.seal`).
     """
 
     files: tuple[File, ...] = ()
+    digest: str = ""
     complete: bool = True
     who: str = ""
     when: str = ""
