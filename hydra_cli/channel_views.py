@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from handlers.core.integrity import Level
 from handlers.core.model import Release
 from handlers.core.names import Channel, Service
 from handlers.core.version import Version
 from handlers.core.world import ChannelFacts, World
+from hydra_cli.integrity_views import level_cell, unprotected, weakest_of
 from hydra_cli.output import Block, Cell, Line, Table, Tone, ago, size, span
 
-_OF_DATASET = ("source", "placement", "version", "files", "bytes")
+_OF_DATASET = ("source", "placement", "version", "files", "bytes", "integrity", "pushed")
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,11 @@ class OneChannel:
             yield Line(f"{bad} cannot be read: look at it with `consul kv get`", Tone.BAD)
         age = f" and all younger than {span(settings.keep_age_s)}" if settings.keep_age_s else ""
         yield Line(f"keeps {settings.keep_releases} releases{age}, {settings.keep_on_nodes} of them on nodes")
+        if settings.least_integrity != Level.SIZE:
+            yield Line(f"takes only releases with integrity {settings.least_integrity} or better")
+        yield from unprotected((r.version, weakest_of(r.datasets.values())) for r in reversed(facts.releases))
         yield Table(
-            ("RELEASE", "VERSION", "", "PUBLISHED", "BY", "DATASETS", "SIZE", "NOTE"),
+            ("RELEASE", "VERSION", "", "PUBLISHED", "BY", "DATASETS", "SIZE", "INTEGRITY", "NOTE"),
             [self._row(release) for release in reversed(facts.releases)],
             title="Releases",
             right=frozenset({"RELEASE", "DATASETS", "SIZE"}),
@@ -106,6 +111,7 @@ class OneChannel:
             release.who,
             str(len(release.datasets)),
             size(release_bytes(release)),
+            level_cell(weakest_of(release.datasets.values())),
             release.note,
         ]
 
@@ -125,6 +131,11 @@ def head_cell(facts: ChannelFacts) -> Cell:
     )
 
 
+def head_of(facts: ChannelFacts) -> Release | None:
+    """The release that the head names."""
+    return facts.by_version.get(facts.head) if facts.head else None
+
+
 def marks_of(facts: ChannelFacts, version: Version) -> list[str]:
     """What a release is in its channel: `head`, `pinned`, `rejected`."""
     pinned = facts.pin is not None and facts.pin.version == version
@@ -133,7 +144,8 @@ def marks_of(facts: ChannelFacts, version: Version) -> list[str]:
 
 
 def summary(facts: ChannelFacts) -> dict[str, Any]:
-    """A channel as JSON, without its releases."""
+    """A channel as JSON, without its releases; `integrity` is that of the head."""
+    head = head_of(facts)
     return {
         "channel": facts.name,
         "head": facts.head,
@@ -142,6 +154,7 @@ def summary(facts: ChannelFacts) -> dict[str, Any]:
         "deleted": facts.deleted,
         "unreadable": sorted(facts.unreadable),
         "release_count": len(facts.releases),
+        "integrity": weakest_of(head.datasets.values()) if head else "",
     }
 
 
@@ -156,6 +169,7 @@ def release_data(facts: ChannelFacts, release: Release) -> dict[str, Any]:
         "note": release.note,
         "labels": dict(release.labels),
         "bytes": release_bytes(release),
+        "integrity": weakest_of(release.datasets.values()),
         "datasets": {
             name: {field: getattr(dataset, field) for field in _OF_DATASET}
             for name, dataset in sorted(release.datasets.items())

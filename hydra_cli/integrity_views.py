@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
-from handlers.core.integrity import Level, level_named
+from handlers.core.integrity import Level
 from handlers.core.model import Dataset
 from hydra_cli.output import Block, Cell, Line, Tone
 
@@ -18,16 +18,16 @@ def level_cell(level: str) -> Cell:
 
 def weakest_of(datasets: Iterable[Dataset]) -> str:
     """The level of the least protected dataset; empty without datasets."""
-    levels = [level_named(dataset.integrity) for dataset in datasets]
-    return str(min(levels, key=lambda level: level.strength)) if levels else ""
+    known = {str(level): level.strength for level in Level}
+    return min((dataset.integrity for dataset in datasets), key=lambda name: known.get(name, -9), default="")
 
 
-def unprotected(datasets: Mapping[str, Dataset], what: str = "") -> Iterator[Block]:
-    """One line that says what level `size` is worth, where a dataset has no more."""
-    names = sorted(name for name, dataset in datasets.items() if dataset.integrity == Level.SIZE)
+def unprotected(levels: Iterable[tuple[str, str]]) -> Iterator[Block]:
+    """One line that says what level `size` is worth, where something (by name) has no more."""
+    names = [name for name, level in levels if level == Level.SIZE]
     if names:
         yield Line(
-            f"{what}{', '.join(names)}: integrity size protects against nothing but truncation; "
+            f"{', '.join(names)}: integrity size protects against nothing but truncation; "
             "upload with `hydra push`, or publish with --digest",
             Tone.WARN,
         )

@@ -84,7 +84,7 @@ class Published:
             for n, d in sorted(header.datasets.items())
         ]
         yield Table(columns, rows, right=frozenset({"FILES", "SIZE"}))
-        yield from unprotected(header.datasets)
+        yield from unprotected((n, d.integrity) for n, d in sorted(header.datasets.items()))
         if header.manifest.object:
             yield Line(f"list of files: {header.manifest.object}", Tone.DIM)
 

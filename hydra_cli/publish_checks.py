@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from handlers.adapters.checks import blake3_hasher
 from handlers.adapters.parallel import at_once
-from handlers.adapters.ports import Objects, Source, Uploads
+from handlers.adapters.ports import Objects, Source, Uploads, read_object
 from handlers.adapters.send import crc64nvme
 from handlers.core import codec, integrity, pushed
 from handlers.core.errors import HydraError, Integrity, SourceNotReady, Temporary
@@ -54,7 +54,7 @@ def manifest_at(objects: Objects, place: Source) -> tuple[bytes, Pushed] | None:
         info = objects.head(place)
     except SourceNotReady:
         return None
-    raw = b"".join(bytes(piece) for piece in objects.read_range(place, info.etag, 0, info.size))
+    raw = read_object(objects, place, info)
     return raw, pushed.read(raw, str(place))
 
 

@@ -150,13 +150,8 @@ def refuse_weak(before: Standing, channel: Channel, datasets: Mapping[str, Datas
     """Raise `Integrity` for datasets whose bytes are protected less than the channel demands."""
     entry = before.entries[keys.settings(channel)]
     settings = codec.decode(ChannelSettings, entry.value, entry.key) if entry else ChannelSettings()
-    least = integrity.level_named(settings.least_integrity)
-    weak = [
-        f"{name} has {dataset.integrity}"
-        for name, dataset in sorted(datasets.items())
-        if integrity.level_named(dataset.integrity).strength < least.strength
-    ]
-    if weak:
+    least = settings.least_integrity
+    if weak := integrity.below({name: d.integrity for name, d in datasets.items()}, least):
         raise Integrity(
             f"channel {channel} demands integrity {least}, but {', '.join(weak)}: upload with `hydra push`, "
             "or publish with --digest (`hydra channel set --least-integrity` demands less)"

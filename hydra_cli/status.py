@@ -17,9 +17,10 @@ from handlers.core.model import Alarm, Ready, State
 from handlers.core.names import Channel, Service
 from handlers.core.world import ChannelFacts, NodeFacts, Replica, World
 from hydra_cli import service_views
-from hydra_cli.channel_views import OneChannel, head_cell, readers_of, summary
+from hydra_cli.channel_views import OneChannel, head_cell, head_of, readers_of, summary
 from hydra_cli.context import Context, Named, Node, object_name
 from hydra_cli.feed import Feed
+from hydra_cli.integrity_views import level_cell, unprotected, weakest_of
 from hydra_cli.node_views import OneNode, node_data, node_table
 from hydra_cli.options import command
 from hydra_cli.output import Block, Cell, Line, Message, Screen, Table, Tone, ago
@@ -69,22 +70,25 @@ class Status:
         else:
             yield Line("nothing is wrong", Tone.GOOD)
         yield Table(
-            ("CHANNEL", "HEAD", "PIN", "PUBLISHED", "REJECTED"),
+            ("CHANNEL", "HEAD", "PIN", "PUBLISHED", "INTEGRITY", "REJECTED"),
             [self._channel(facts) for facts in self.channels],
             title="Channels",
             empty="none; `hydra publish` makes one",
         )
+        heads = [(facts.name, head) for facts in self.channels if (head := head_of(facts))]
+        yield from unprotected((name, weakest_of(head.datasets.values())) for name, head in heads)
         yield service_table(self.services, title="Services")
         yield node_table(self.nodes, title="Nodes")
 
     def _channel(self, facts: ChannelFacts) -> list[Cell | str]:
-        head = facts.by_version.get(facts.head) if facts.head else None
+        head = head_of(facts)
         newest = sorted(facts.rejected)[-2:]
         return [
             facts.name,
             head_cell(facts),
             Cell(facts.pin.version, Tone.WARN) if facts.pin else "",
             f"{ago(head.when, self.now)} ago" if head and head.when else "",
+            level_cell(weakest_of(head.datasets.values())) if head else "",
             Cell(
                 ", ".join(newest) + (" …" if len(facts.rejected) > 2 else ""),
                 Tone.WARN if newest else Tone.PLAIN,

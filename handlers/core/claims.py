@@ -7,8 +7,9 @@ or does not parse, and never on a large part of the fleet at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from handlers.core.integrity import Level
 from handlers.core.model import RAM, Alarm, Desired, Hold, ServicePlan
 from handlers.core.names import Channel, Service
 from handlers.core.version import ReleaseId, Version
@@ -36,8 +37,8 @@ class Ledger:
     first: Mapping[ReleaseId, Hold]
     alarms: list[Alarm] = field(default_factory=list)
     _asked: dict[Service, list[tuple[ReleaseId, str]]] = field(default_factory=dict)
-    _bodies: dict[ReleaseId, tuple[str, int] | None] = field(default_factory=dict)
-    _holds: dict[tuple[str, int, tuple[str, ...]], Hold] = field(default_factory=dict)
+    _bodies: dict[ReleaseId, Hold | None] = field(default_factory=dict)
+    _holds: dict[tuple[str, int, str | None, tuple[str, ...]], Hold] = field(default_factory=dict)
 
     def asked(self, service: Service) -> list[tuple[ReleaseId, str]]:
         """The releases that the service wants on each of its nodes, with why."""
@@ -73,15 +74,16 @@ class Ledger:
         if (body := self._bodies[release]) is None:
             return None
         # one object per distinct entry: equal parts of a thousand documents are then written as text once
-        key = (*body, tuple(dict.fromkeys(why)))
-        return self._holds.setdefault(key, Hold(digest=key[0], sequence=key[1], why=key[2]))
+        fresh = replace(body, why=tuple(dict.fromkeys(why)))
+        key = (fresh.digest, fresh.sequence, fresh.least_integrity, fresh.why)
+        return self._holds.setdefault(key, fresh)
 
     def exists(self, release: ReleaseId) -> bool:
         """Whether the header of the release is there to be read."""
         channel = self.world.channels.get(release.channel)
         return channel is not None and release.version in channel.by_version
 
-    def _body(self, release: ReleaseId) -> tuple[str, int] | None:
+    def _body(self, release: ReleaseId) -> Hold | None:
         channel = self.world.channels.get(release.channel)
         header = channel.by_version.get(release.version) if channel else None
         before = self.first.get(release)
@@ -90,14 +92,24 @@ class Ledger:
             self.alarms.append(Alarm(object=f"channel/{release.channel}", text=text))
             return None
         if before is None and channel is not None and header is not None:
-            return channel.digests[release.version], header.sequence
+            digest = channel.digests[release.version]
+            return Hold(digest=digest, sequence=header.sequence, least_integrity=_least(channel, None))
         assert before is not None
         if channel is not None and header is not None and channel.digests[release.version] != before.digest:
             text = (
                 f"the header of {release.version} was changed after it was planned; nodes keep the first one"
             )
             self.alarms.append(Alarm(object=f"channel/{release.channel}", text=text))
-        return before.digest, before.sequence
+        least = _least(channel, before.least_integrity)
+        return Hold(digest=before.digest, sequence=before.sequence, least_integrity=least)
+
+
+def _least(channel: ChannelFacts | None, before: str | None) -> str | None:
+    """What the channel demands; as it was planned last where that cannot be read."""
+    if channel is None or "settings" in channel.unreadable:
+        return before
+    least = channel.settings.least_integrity
+    return None if least == Level.SIZE else least
 
 
 @dataclass(frozen=True, kw_only=True)

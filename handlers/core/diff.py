@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from handlers.core.holdings import NOTHING, Facts, Piece, Space, missing
-from handlers.core.model import DISK, RAM, Release, ReleaseStatus, State
+from handlers.core.integrity import Level, below
+from handlers.core.model import DISK, RAM, Hold, Release, ReleaseStatus, State
 from handlers.core.version import ReleaseId
 
 
@@ -145,10 +146,8 @@ def _downloads(facts: Facts) -> tuple[list[Action], dict[ReleaseId, ReleaseStatu
         elif complete:
             # until it has its public name, nobody can read it
             statuses[release] = _status(State.DOWNLOADING, header)
-        elif facts.cordoned:
-            statuses[release] = _status(
-                State.WAITING, header, "this node is cordoned: nothing new comes here"
-            )
+        elif refusal := _refusal(facts, hold, header):
+            statuses[release] = refusal
         else:
             lost = missing(release, header, facts.inventory)
             left = sum(facts.needs.get(Piece(release, name), NOTHING).bytes for name in lost)
@@ -163,9 +162,22 @@ def _downloads(facts: Facts) -> tuple[list[Action], dict[ReleaseId, ReleaseStatu
     return actions, statuses
 
 
+def _refusal(facts: Facts, hold: Hold, header: Release) -> ReleaseStatus | None:
+    """Why a release is not fetched here at all; None = it may be."""
+    if facts.cordoned:
+        return _status(State.WAITING, header, "this node is cordoned: nothing new comes here")
+    if weak := below(_levels(header), hold.least_integrity or Level.SIZE):
+        reason = f"{', '.join(weak)}, and its channel demands integrity {hold.least_integrity}"
+        return _status(State.FAILED, header, reason)
+    return None
+
+
 def _success(header: Release) -> ReleaseStatus:
-    levels = {name: dataset.integrity for name, dataset in header.datasets.items()}
-    return ReleaseStatus(state=State.SUCCESS, bytes=_total(header), integrity=levels)
+    return ReleaseStatus(state=State.SUCCESS, bytes=_total(header), integrity=_levels(header))
+
+
+def _levels(header: Release) -> dict[str, str]:
+    return {name: dataset.integrity for name, dataset in header.datasets.items()}
 
 
 def _status(state: State, header: Release | None, reason: str = "", when: str = "") -> ReleaseStatus:

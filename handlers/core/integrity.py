@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -141,6 +141,16 @@ def level_named(text: str) -> Level:
         return Level(text)
     except ValueError:
         raise Usage(f"integrity {text!r} is none of {', '.join(Level)}") from None
+
+
+def below(levels: Mapping[str, str], least: str) -> list[str]:
+    """What is protected less than `least` demands, by its name in `levels`, for people.
+
+    A demand that is none of the levels is met by nothing: whoever wrote it wanted more than nothing.
+    """
+    needed = Level(least).strength if least in set(Level) else 1
+    strengths = {name: Level(level).strength if level in set(Level) else -9 for name, level in levels.items()}
+    return [f"{name} has {levels[name]}" for name, strength in sorted(strengths.items()) if strength < needed]
 
 
 def weakest(checks: Iterable[str]) -> Level:

@@ -440,6 +440,17 @@ class TestHolding:
         cluster.run()
         assert cluster.held() == {rid(number) for number in held}
 
+    def test_nodes_are_told_what_integrity_the_channel_demands(self, cluster: Cluster) -> None:
+        cluster.put(keys.settings(PLACES), model.ChannelSettings(least_integrity="checksum"))
+        cluster.run()
+        assert {h.least_integrity for h in cluster.desired("n1").releases.values()} == {"checksum"}
+        cluster[keys.settings(PLACES)] = b"{"
+        cluster.run()
+        assert {h.least_integrity for h in cluster.desired("n1").releases.values()} == {"checksum"}
+        cluster.settings()
+        cluster.run()
+        assert {h.least_integrity for h in cluster.desired("n1").releases.values()} == {None}
+
     def test_new_node_takes_only_what_it_needs(self, cluster: Cluster) -> None:
         cluster.run()
         for name in ("n1", "n2", "n3"):

@@ -265,6 +265,34 @@ def test_a_cordoned_node_publishes_what_it_has_and_fetches_nothing() -> None:
     assert decision.statuses[rid(2)].state is State.WAITING
 
 
+@pytest.mark.parametrize(
+    ("level", "least", "fetched"),
+    [
+        ("etag", None, True),
+        ("etag", "etag", True),
+        ("etag", "checksum", False),
+        ("digest", "unheard-of", False),
+    ],
+)
+def test_what_is_protected_less_than_the_channel_demands_is_not_fetched_but_stays(
+    level: str, least: str | None, fetched: bool
+) -> None:
+    def weak(day: int) -> Release:
+        made = body(day, {"a": 5})
+        return replace(made, datasets={"a": replace(made.datasets["a"], integrity=level)})
+
+    holds = {rid(d): Hold(digest=f"sha256:{d}", sequence=d, least_integrity=least) for d in (1, 2)}
+    known = facts({1: weak(1), 2: weak(2)}, (1, 2), complete={1: ("a",)}, released=(1,))
+
+    decision = diff(replace(known, desired=holds))
+
+    assert decision.statuses[rid(1)].state is State.SUCCESS
+    assert [type(a) for a in decision.actions] == ([Download] if fetched else [])
+    if not fetched:
+        assert decision.statuses[rid(2)].state is State.FAILED
+        assert decision.statuses[rid(2)].reason == f"a has {level}, and its channel demands integrity {least}"
+
+
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
 def test_pauses_double_to_hours_and_never_to_nothing(chance: float) -> None:
     pauses = [retry_delay_s(tries, 60, chance) for tries in range(1, 1000)]

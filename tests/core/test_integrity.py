@@ -83,3 +83,19 @@ def test_levels_are_ordered_and_named() -> None:
     assert integrity.level_named("etag") is Level.ETAG
     with pytest.raises(Usage, match="is none of digest, checksum, etag, size"):
         integrity.level_named("best")
+
+
+@pytest.mark.parametrize(
+    ("least", "expected"),
+    [
+        ("size", ["d has nonsense"]),
+        ("etag", ["c has size", "d has nonsense"]),
+        ("checksum", ["b has etag", "c has size", "d has nonsense"]),
+        ("digest", ["b has etag", "c has size", "d has nonsense"]),
+        ("unheard-of", ["a has digest", "b has etag", "c has size", "d has nonsense"]),
+    ],
+)
+def test_what_is_below_a_demand_is_named(least: str, expected: list[str]) -> None:
+    levels = {"a": "digest", "b": "etag", "c": "size", "d": "nonsense"}
+
+    assert integrity.below(levels, least) == expected

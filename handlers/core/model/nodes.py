@@ -94,11 +94,15 @@ class Forgotten(Doc):
 
 @dataclass(frozen=True, kw_only=True)
 class Hold(Part):
-    """A release that a node holds: SHA-256 of its header in KV, its sequence, and why it is held."""
+    """A release that a node holds: SHA-256 of its header in KV, its sequence, and why it is held.
+
+    `least_integrity`: what its channel demands; nothing that is protected less is fetched. None = anything.
+    """
 
     digest: str
     sequence: int
     why: tuple[str, ...] = ()
+    least_integrity: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
