@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import click
 
@@ -15,11 +16,23 @@ from handlers.core.version import Version
 from hydra_cli.change import Edit, document, note, require_channel, require_environment, require_release
 from hydra_cli.channel_views import Channels, OneChannel, readers_of
 from hydra_cli.context import Context
-from hydra_cli.options import WRITES, Duration, VersionType, command, group
+from hydra_cli.options import WRITES, Duration, Group, Lazy, VersionType, command, group
 from hydra_cli.output import Said
 
 
-@group("channel", examples="""
+class ChannelGroup(Group):
+    """`import` looks at the object store; the others need none of that."""
+
+    lazy: ClassVar[Lazy] = {
+        "import": (
+            "hydra_cli.channel_import",
+            "import_channel",
+            "Make releases of the versions that lie on S3 already.",
+        )
+    }
+
+
+@group("channel", cls=ChannelGroup, examples="""
 hydra channel list
 hydra channel show prod/search/places
 hydra channel set prod/search/places --keep-releases 20 --keep-on-nodes 3

@@ -99,11 +99,16 @@ def load(path: Path) -> tuple[TemplateDataset, ...]:
     table = reader(path, text)
     if isinstance(table, dict) and set(table) == {VARIABLE}:
         table = table[VARIABLE]
+    return datasets(str(path), table)
+
+
+def datasets(where: str, table: Any) -> tuple[TemplateDataset, ...]:
+    """The datasets of a table as templates have it; raises `Usage` that begins with `where`."""
     if not isinstance(table, dict):
-        raise Usage(f"{path}: {VARIABLE} must map names of datasets to their fields, not be {_kind(table)}")
+        raise Usage(f"{where}: {VARIABLE} must map names of datasets to their fields, not be {_kind(table)}")
     if not table:
-        raise Usage(f"{path}: {VARIABLE} has no dataset")
-    return tuple(_dataset(str(path), name, table[name]) for name in sorted(table, key=str))
+        raise Usage(f"{where}: {VARIABLE} has no dataset")
+    return tuple(_dataset(where, name, table[name]) for name in sorted(table, key=str))
 
 
 def _python(path: Path, text: str) -> Any:

@@ -144,7 +144,7 @@ def publish(
         raise Usage("--dry-run publishes nothing that --wait could wait for")
     if digest and dry_run:
         raise Usage("--dry-run writes nothing, and --digest would write a manifest object beside the data")
-    channel = _channel(context, named, release)
+    channel = channel_named(context, named, release)
     wanted = Wanted(channel, data_template.load(template), version, note, dict(labels), digest)
     kv, objects = context.kv(channel.env), context.objects(channel.env)
     uploads = context.uploads(channel.env)
@@ -166,7 +166,7 @@ def publish(
     return see_taken_over(context, kv, done, timeout)
 
 
-def _channel(context: Context, named: str, release: str) -> Channel:
+def channel_named(context: Context, named: str, release: str) -> Channel:
     """The channel, by its whole name or by environment, namespace and release name."""
     if named and release:
         raise Usage("give --release (with --env and -n) or --channel, not both")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from handlers.adapters.ports import KV, Objects, Uploads
 from handlers.core import codec, keys
@@ -21,7 +22,10 @@ from hydra_cli.publish_release import Draft, Standing
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the command line asks for; `digest`: read the data that no push has described."""
+    """What the command line asks for; `digest`: read the data that no push has described.
+
+    `as_of`: as if it were that time (now), for datasets with a rhythm of their own.
+    """
 
     channel: Channel
     datasets: Sequence[TemplateDataset]
@@ -29,6 +33,7 @@ class Wanted:
     note: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     digest: bool = False
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Prepared:
 
 def prepare(context: Context, kv: KV, objects: Objects, uploads: Uploads, wanted: Wanted) -> Prepared:
     """Look at S3 and at Consul, and decide what there is to announce; raises when it may not be."""
-    now = context.now()
+    now = wanted.as_of or context.now()
     choice = choose(publish_source.look(objects, wanted.datasets, now, wanted.version), now, wanted.version)
     before = publish_release.standing(kv, wanted.channel, choice.version)
     versions = {**choice.datasets, **_kept(context, wanted, choice.datasets, before)}

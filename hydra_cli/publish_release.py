@@ -127,6 +127,12 @@ def draft(context: Context, channel: Channel, header: Release, manifest: Manifes
     return Draft(header, ops, place, raw)
 
 
+def without_head(draft: Draft, before: Standing) -> Draft:
+    """The same release for the channel's history only: the head stays what it is."""
+    head = keys.head(draft.header.channel)
+    return replace(draft, ops=[before.guard(head) if op.key == head else op for op in draft.ops])
+
+
 def announce(kv: KV, objects: Objects, draft: Draft) -> None:
     """Write it: the object first, then all else at once. Raises `Conflict` when somebody was faster."""
     if draft.place:

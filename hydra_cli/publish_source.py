@@ -29,8 +29,8 @@ def look(
     def one(dataset: TemplateDataset) -> Offer:
         if asked and not dataset.own:
             return _offer(objects, dataset, [asked], [asked])
-        listed = _listed(objects, dataset)
-        return _offer(objects, dataset, listed, candidates(listed, now))
+        there = listed(objects, dataset)
+        return _offer(objects, dataset, there, candidates(there, now))
 
     return at_once(one, datasets, _AT_ONCE)
 
@@ -81,7 +81,8 @@ def refuse_change(
             )
 
 
-def _listed(objects: Objects, dataset: TemplateDataset) -> list[Version]:
+def listed(objects: Objects, dataset: TemplateDataset) -> list[Version]:
+    """The versions with a name in the store, newest first."""
     names = objects.folders(dataset.versions_folder)
     return sorted({v for v in map(dataset.version_in, names) if v}, reverse=True)
 
