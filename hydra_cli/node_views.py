@@ -82,8 +82,11 @@ class OneNode:
         yield Table(("VOLUME", "CLASS", "FREE"), shown, title="Volumes", right=frozenset({"FREE"}))
 
 
-def node_table(nodes: Sequence[NodeFacts], title: str = "") -> Table:
-    """Nodes with what they hold and how fast they load."""
+def node_table(
+    nodes: Sequence[NodeFacts], title: str = "", to_fetch: Mapping[str, int] | None = None
+) -> Table:
+    """Nodes with what they hold, what they still have `to_fetch` (bytes by name) and how fast they load."""
+    fetched = {name: size(count) for name, count in (to_fetch or {}).items()}
     rows: list[list[Cell | str]] = []
     for facts in nodes:
         states = [status.state for status in facts.actual.releases.values()] if facts.actual else []
@@ -94,13 +97,14 @@ def node_table(nodes: Sequence[NodeFacts], title: str = "") -> Table:
             facts.name,
             condition_of(facts),
             Cell(held + (f", {failed} failed" if failed else ""), Tone.BAD if failed else Tone.PLAIN),
+            fetched.get(facts.name, ""),
             loading(facts),
             str(sum(1 for _ in replicas_of(facts))),
             ", ".join(f"{name} {size(count)}" for name, count in sorted(free(facts).items())),
         ])  # fmt: skip
-    columns = ("NODE", "CONDITION", "RELEASES", "LOADING", "INSTANCES", "FREE")
+    columns = ("NODE", "CONDITION", "RELEASES", "TO FETCH", "LOADING", "INSTANCES", "FREE")
     return Table(columns, rows, title=title, empty="no nodes; `hydra node run` makes this machine one",
-                 right=frozenset({"INSTANCES"}))  # fmt: skip
+                 right=frozenset({"TO FETCH", "INSTANCES"}))  # fmt: skip
 
 
 def condition_of(facts: NodeFacts) -> Cell:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from handlers.adapters.ports import KV
+from handlers.adapters.ports import KV, Objects
 from handlers.core.errors import EXIT_PENDING, HydraError, SourceNotReady, Usage
 from handlers.core.model import Dataset, Release
 from handlers.core.names import Channel
-from handlers.core.version import Version
-from hydra_cli import data_template
+from handlers.core.version import ReleaseId, Version
+from hydra_cli import data_template, fetching
 from hydra_cli.change import require_environment
 from hydra_cli.context import Context, channel_of
+from hydra_cli.fetching import Fetch
 from hydra_cli.integrity_views import level_cell, unprotected
 from hydra_cli.options import WRITES, Duration, Labels, VersionType, command
 from hydra_cli.output import Block, Line, Table, Tone, size
@@ -44,6 +45,7 @@ class Published:
     result: str
     before: Version | None
     draft: Draft | None = None
+    fetches: Sequence[Fetch] = ()
     takeover: Mapping[str, Any] | None = None
 
     def data(self) -> Mapping[str, Any]:
@@ -64,6 +66,8 @@ class Published:
             data["manifest"]["object"] = header.manifest.object
         if self.result == "planned" and self.draft:
             data["txn"] = self.draft.body()
+        if self.result != "unchanged":
+            data["nodes"] = [{"node": f.node, "fetch_bytes": f.bytes} for f in self.fetches]
         if self.takeover is not None:
             data["takeover"] = self.takeover
         return data
@@ -85,6 +89,8 @@ class Published:
         ]
         yield Table(columns, rows, right=frozenset({"FILES", "SIZE"}))
         yield from unprotected((n, d.integrity) for n, d in sorted(header.datasets.items()))
+        if self.result != "unchanged":
+            yield from fetching.table(self.fetches)
         if header.manifest.object:
             yield Line(f"list of files: {header.manifest.object}", Tone.DIM)
 
@@ -151,12 +157,13 @@ def publish(
     require_environment(kv, channel.env)
     check_classes(kv, wanted.datasets)
     prepared = until_ready(context, lambda: prepare(context, kv, objects, uploads, wanted), wait_source)
+    fetches = _fetches(kv, objects, prepared)
     if dry_run:
         planned = prepared.draft is not None
-        context.screen.show(_message(prepared, "planned" if planned else "unchanged"))
+        context.screen.show(_message(prepared, "planned" if planned else "unchanged", fetches))
         return EXIT_PENDING if planned and detailed_exitcode else 0
     result, prepared = announce(kv, objects, wanted, prepared)
-    done = _message(prepared, result)
+    done = _message(prepared, result, fetches)
     if done.result == "unchanged" and done.before != done.header.version:
         again = f"`hydra channel set-head {channel} {done.header.version}` announces it again"
         context.screen.note(f"the head is {done.before or 'missing'}, not this release; {again}")
@@ -209,5 +216,13 @@ def see_taken_over(context: Context, kv: KV, done: Published, timeout_s: float) 
     return 0
 
 
-def _message(prepared: Prepared, result: str) -> Published:
-    return Published(prepared.header, result, prepared.before.head, prepared.draft)
+def _fetches(kv: KV, objects: Objects, prepared: Prepared) -> list[Fetch]:
+    """What nodes will have to fetch of a release that is about to be announced."""
+    if prepared.draft is None:
+        return []
+    release = ReleaseId.of(prepared.header.channel, prepared.header.version)
+    return fetching.of_release(kv, objects, release, prepared.manifest.files)
+
+
+def _message(prepared: Prepared, result: str, fetches: Sequence[Fetch]) -> Published:
+    return Published(prepared.header, result, prepared.before.head, prepared.draft, fetches)

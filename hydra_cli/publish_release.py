@@ -185,9 +185,10 @@ def _essence(dataset: Dataset | None) -> tuple[object, ...]:
     return (dataset.source, dataset.placement, dataset.files, dataset.bytes, dataset.version, dataset.as_name)
 
 
-def published_manifest(kv: KV, objects: Objects, header: Release) -> Manifest:
+def published_manifest(kv: KV, objects: Objects | None, header: Release) -> Manifest:
+    """The list of files of a published release; a long one is an object, which `objects` reads."""
     key = keys.manifest(header.channel, header.version)
-    if header.manifest.object:
+    if header.manifest.object and objects:
         place = Source.parse(header.manifest.object)
         raw = read_object(objects, place, objects.head(place))
         return codec.decode(Manifest, raw, header.manifest.object)

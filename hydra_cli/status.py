@@ -16,10 +16,11 @@ from handlers.core.errors import EXIT_PENDING, Usage
 from handlers.core.model import Alarm, Ready, State
 from handlers.core.names import Channel, Service
 from handlers.core.world import ChannelFacts, NodeFacts, Replica, World
-from hydra_cli import service_views
+from hydra_cli import fetching, service_views
 from hydra_cli.channel_views import OneChannel, head_cell, head_of, readers_of, summary
 from hydra_cli.context import Context, Named, Node, object_name
 from hydra_cli.feed import Feed
+from hydra_cli.fetching import Lists
 from hydra_cli.integrity_views import level_cell, unprotected, weakest_of
 from hydra_cli.node_views import OneNode, node_data, node_table
 from hydra_cli.options import command
@@ -40,6 +41,7 @@ class Status:
     services: Sequence[OneService]
     nodes: Sequence[NodeFacts]
     now: datetime
+    to_fetch: Mapping[str, int]
 
     @property
     def pending(self) -> bool:
@@ -59,7 +61,9 @@ class Status:
             "troubles": [{"object": t.object, "text": t.text} for t in self.troubles],
             "channels": [summary(facts) for facts in self.channels],
             "services": [service_data(one) for one in self.services],
-            "nodes": [node_data(facts) for facts in self.nodes],
+            "nodes": [
+                {**node_data(facts), "fetch_bytes": self.to_fetch.get(facts.name, 0)} for facts in self.nodes
+            ],
         }
 
     def blocks(self) -> Iterator[Block]:
@@ -78,7 +82,7 @@ class Status:
         heads = [(facts.name, head) for facts in self.channels if (head := head_of(facts))]
         yield from unprotected((name, weakest_of(head.datasets.values())) for name, head in heads)
         yield service_table(self.services, title="Services")
-        yield node_table(self.nodes, title="Nodes")
+        yield node_table(self.nodes, title="Nodes", to_fetch=self.to_fetch)
 
     def _channel(self, facts: ChannelFacts) -> list[Cell | str]:
         head = head_of(facts)
@@ -96,8 +100,8 @@ class Status:
         ]
 
 
-def of(world: World, now: datetime) -> Status:
-    """The status of everything in `world`."""
+def of(world: World, now: datetime, to_fetch: Mapping[str, int]) -> Status:
+    """The status of everything in `world`; `to_fetch`: bytes by node."""
     services = service_views.subscribed(world, now)
     nodes = [facts for _, facts in sorted(world.nodes.items())]
     return Status(
@@ -106,6 +110,7 @@ def of(world: World, now: datetime) -> Status:
         services=services,
         nodes=nodes,
         now=now,
+        to_fetch=to_fetch,
     )
 
 
@@ -162,18 +167,18 @@ def status(context: Context, name: str | None, watch: bool, detailed_exitcode: b
     kv = context.kv()
     if watch:
         with Feed(kv, *WATCHED) as feed:
-            return _watch(context, feed, name)
+            return _watch(context, feed, name, Lists(kv))
     world = load(kv, *EVERYTHING)
-    for message in _messages(context, world, name):
+    for message in _messages(context, world, name, Lists(kv)):
         context.screen.show(message)
-    return EXIT_PENDING if detailed_exitcode and of(world, context.now()).pending else 0
+    return EXIT_PENDING if detailed_exitcode and of(world, context.now(), {}).pending else 0
 
 
-def _messages(context: Context, world: World, name: str | None) -> list[Message]:
+def _messages(context: Context, world: World, name: str | None, lists: Lists) -> list[Message]:
     """Everything, or what was named: a bare name may be a channel, a service, or both."""
     now = context.now()
     if not name:
-        return [of(world, now)]
+        return [of(world, now, fetching.of_nodes(lists, world))]
 
     def exists(named: Named) -> bool:
         if isinstance(named, Node):
@@ -201,7 +206,7 @@ def _has_service(world: World, name: Service) -> bool:
     return name in world.services or bool(world.replicas(name))
 
 
-def _watch(context: Context, feed: Feed, name: str | None) -> int:
+def _watch(context: Context, feed: Feed, name: str | None, lists: Lists) -> int:
     """Show the picture again at every change; on a terminal in place, else one after the other."""
     screen = context.screen
     world: World | None = None
@@ -212,9 +217,9 @@ def _watch(context: Context, feed: Feed, name: str | None) -> int:
         if world is None:
             screen.note(f"waiting for Consul: {feed.trouble or 'no answer yet'}")
         elif screen.out_live:
-            _redraw(screen, _messages(context, world, name), feed.trouble)
+            _redraw(screen, _messages(context, world, name, lists), feed.trouble)
         elif changed:
-            shown = _print_new(screen, _messages(context, changed, name), shown)
+            shown = _print_new(screen, _messages(context, changed, name, lists), shown)
 
 
 def _redraw(screen: Screen, messages: Sequence[Message], trouble: str) -> None:

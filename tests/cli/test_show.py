@@ -47,7 +47,7 @@ def test_status_at_rest_says_that_nothing_is_wrong(desk: Desk, cluster: Cluster)
     assert lines[0] == "nothing is wrong"
     assert lines.index("Channels") < lines.index("Services") < lines.index("Nodes")
     assert f"{COMPLETE}  2/2    1/2             going on  places {v(2)}" in lines
-    assert "n2    alive      1/2       25 % of 2.0 MiB, 1.0 MiB/s          1  disk 3.0 GiB" in lines
+    assert "n2    alive      1/2           10 B  25 % of 2.0 MiB, 1.0 MiB/s          1  disk 3.0 GiB" in lines
 
 
 @pytest.mark.parametrize("command", [("status",), ("node", "show", "n1"), ("node", "list")])
