@@ -28,6 +28,7 @@ class Limits:
     is no longer desired stays (`idle_grace_s` where no instance is left). `spread_s`: within which nodes
     begin anew when Consul is back, so that not all of them ask it in the same second. `downloads`: releases
     fetched at the same time; `streams` and `bandwidth_bytes_s` (0 = no limit) are for all of them together.
+    `start_spread_s`: within which nodes that get the same release at once begin to load it (few: at once).
     """
 
     resync_s: float = 60.0
@@ -44,6 +45,7 @@ class Limits:
     downloads: int = 2
     streams: int = 4
     bandwidth_bytes_s: int = 0
+    start_spread_s: float = 30.0
     retry_s: float = 60.0
     stall_s: float = 30.0
 

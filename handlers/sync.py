@@ -124,11 +124,11 @@ class Sync:
                 continue
             self._fetch_bodies(facts)
             self._start(facts, decision)
-            if not self._running and self._fetching is None:
+            if not self._running and self._fetching is None and decision.start_at is None:
                 return decision
             bell.listen(self._orders.index)
             self._progress.write(self._running)
-            self._wake.wait(TICK_S)
+            self._wake.wait(min(TICK_S, max(0.0, (decision.start_at or facts.now + TICK_S) - facts.now)))
 
     def _retake(self) -> None:
         """Take over what came meanwhile, and give up downloads that it does not want any more."""

@@ -11,12 +11,15 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from handlers.core.errors import HydraError, NoRoom, Temporary
+from handlers.core.errors import HydraError, NoRoom, Temporary, Usage
+from handlers.core.names import Channel
+from handlers.core.version import ReleaseId, Version
 
+RELEASE_DEPTH = 4  # env, namespace, name, version
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -182,6 +185,15 @@ def each(top: Folder, depth: int) -> Iterator[tuple[str, ...]]:
             with inner:
                 for rest in each(inner, depth - 1):
                     yield (name, *rest)
+
+
+def release_at(parts: Collection[str]) -> ReleaseId | None:
+    """The release whose folder has these parts; None for names that are no release (somebody else's)."""
+    *channel, version = parts
+    try:
+        return ReleaseId.of(Channel.parse("/".join(channel)), Version.parse(version))
+    except Usage:
+        return None
 
 
 def drop_empty(top: Folder, depth: int) -> None:

@@ -15,8 +15,8 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from handlers.adapters.folder import Folder, disk_errors, each
-from handlers.adapters.volume import DATA_FILE, RELEASE_DEPTH, TRASH, Volumes, release_at
+from handlers.adapters.folder import RELEASE_DEPTH, Folder, disk_errors, each, release_at
+from handlers.adapters.volume import DATA_FILE, TRASH, Volumes
 from handlers.core.errors import Integrity, Temporary
 from handlers.core.holdings import Piece
 from handlers.core.model import RAM, VolumeInfo

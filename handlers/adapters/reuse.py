@@ -20,6 +20,7 @@ from handlers.core import integrity
 from handlers.core.holdings import NOTHING, Piece, Space
 from handlers.core.integrity import Level
 from handlers.core.model import File, Manifest
+from handlers.core.version import ReleaseId
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ class Reuse:
                     self._same.setdefault((file.size, file.check), place)
                 if file.path in paths and other.dataset == piece.dataset:
                     self._older.setdefault(file.path, place)
+
+    @property
+    def sources(self) -> frozenset[ReleaseId]:
+        """The releases whose files would be linked."""
+        return frozenset(place.piece.release for place in self._same.values())
 
     def saves(self, files: Iterable[File]) -> dict[str, Space]:
         """The room that links make unnecessary, by the volume where the other releases are."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from handlers.adapters import usage
@@ -14,10 +15,12 @@ from handlers.adapters.ledger import Ledger, timestamp
 from handlers.adapters.reuse import Reuse
 from handlers.adapters.transfer import Transfer
 from handlers.adapters.volume import Volumes
+from handlers.core.diff import diff
 from handlers.core.errors import HydraError, Temporary
-from handlers.core.holdings import Facts, Inventory, Piece, Policy, Space, missing
+from handlers.core.holdings import Facts, Inventory, Piece, Policy, Space, missing, start_delay_s
 from handlers.core.model import Desired, File, Manifest, Release
 from handlers.core.names import Channel
+from handlers.core.room import expendable
 from handlers.core.version import ReleaseId
 from handlers.settings import Limits
 
@@ -40,13 +43,27 @@ class Survey:
         self._needs: dict[Piece, Space] = {}
         self._reuse: dict[Piece, Reuse] = {}
         self._saves: dict[Piece, Mapping[str, Space]] = {}
+        self._seen: Mapping[Piece, str] = {}
+        self._first_wanted: dict[ReleaseId, float] = {}
 
     def facts(self, desired: Desired, hold: str, running: Mapping[ReleaseId, Transfer]) -> Facts:
-        """The node as it is now. Raises `Temporary` when a volume cannot be read."""
+        """The node as it is now. Raises `Temporary` when a volume cannot be read.
+
+        What only matters when a release does not fit is looked at only then: it takes a walk over all data.
+        """
+        facts = self._facts(desired, hold, running)
+        if diff(facts).short and not facts.hold:
+            could_go = expendable(replace(facts, used={}))
+            used, blocked = self._used(facts.inventory, could_go, facts.now)
+            facts = replace(facts, used=used, hold=blocked, shares=self._volumes.shares())
+        return facts
+
+    def _facts(self, desired: Desired, hold: str, running: Mapping[ReleaseId, Transfer]) -> Facts:
         now, inventory = self._clock(), self._volumes.inventory()
+        self._measure_anew(inventory, running)
         bodies, problems = self._known_bodies(desired, inventory)
         undesired = self._ledger.undesired(inventory.held - desired.releases.keys(), now)
-        used, blocked = self._used(inventory, undesired, now)
+        used, blocked = self._used(inventory, self._due(undesired, now), now)
         for release, problem in problems.items():
             digest = desired.releases[release].digest
             if release not in self._ledger.failures({release: digest}, now):
@@ -59,7 +76,8 @@ class Survey:
             inventory=inventory,
             needs=needs,
             saves=self._saves,
-            space={name: self._volumes.space(name) for name in self._volumes.volumes},
+            sources={piece: found.sources for piece, found in self._reuse.items()},
+            space=self._volumes.rooms(),
             classes=self._volumes.classes,
             policy=self._policy,
             now=now,
@@ -70,12 +88,13 @@ class Survey:
             used=used,
             undesired_since=undesired,
             local=_local_channels(desired),
+            starts=self._starts(desired, inventory, now),
         )
 
     def in_use(self, release: ReleaseId) -> str:
         """Why the data of a release must stay, empty when it may go."""
         inventory = Inventory(released=frozenset([release]))
-        used, blocked = self._used(inventory, {release: 0.0}, self._clock())
+        used, blocked = self._used(inventory, [release], self._clock())
         return used.get(release, blocked)
 
     def forget(self, release: ReleaseId) -> None:
@@ -86,6 +105,13 @@ class Survey:
     def reuse(self, piece: Piece) -> Reuse | None:
         """What other releases here offer for a dataset; None when its needs were not measured."""
         return self._reuse.get(piece)
+
+    def _measure_anew(self, inventory: Inventory, running: Mapping[ReleaseId, Transfer]) -> None:
+        """Forget needs that were measured beside other complete datasets: files may be linked from those."""
+        if inventory.complete != self._seen:
+            self._seen = inventory.complete
+            for release in {piece.release for piece in self._needs} - running.keys():
+                self.forget(release)
 
     def _known_bodies(
         self, desired: Desired, inventory: Inventory
@@ -145,20 +171,35 @@ class Survey:
         load = functools.lru_cache(maxsize=1)(self._bodies.kept_manifest)
         return [(p, inventory.complete[p], functools.partial(load, p.release)) for p in found]
 
+    def _starts(self, desired: Desired, inventory: Inventory, now: float) -> dict[ReleaseId, float]:
+        """When downloads may begin, of releases that many nodes load; what has begun goes on at once."""
+        begun = inventory.held | {piece.release for piece in inventory.staged}
+        fresh = {r: hold for r, hold in desired.releases.items() if r not in begun}
+        self._first_wanted = {r: self._first_wanted.get(r, now) for r in fresh}
+        spread_s = self._limits.start_spread_s
+        return {
+            release: self._first_wanted[release] + start_delay_s(desired.node, release, hold.crowd, spread_s)
+            for release, hold in fresh.items()
+        }
+
+    def _due(self, undesired: Mapping[ReleaseId, float], now: float) -> list[ReleaseId]:
+        """What may go if nobody uses it."""
+        shortest_s = min(self._limits.unused_grace_s, self._limits.idle_grace_s)
+        return [r for r, since in undesired.items() if since + shortest_s <= now]
+
     def _used(
-        self, inventory: Inventory, undesired: Mapping[ReleaseId, float], now: float
+        self, inventory: Inventory, candidates: Iterable[ReleaseId], now: float
     ) -> tuple[dict[ReleaseId, str], str]:
-        """Why releases must stay, and why nothing at all may go."""
+        """Why releases must stay (of `candidates`, also for processes), and why nothing at all may go."""
         try:
             viewed = usage.viewed(self._volumes.root)
         except Temporary as e:
             return dict.fromkeys(inventory.held, str(e)), str(e)
         used = dict.fromkeys(viewed, "a view points to it")
         left = self._ledger.viewed(viewed, self._limits.idle_grace_s, now)
-        shortest_s = min(self._limits.unused_grace_s, self._limits.idle_grace_s)
-        due = [r for r, since in undesired.items() if since + shortest_s <= now and r not in used]
+        due = [release for release in candidates if release not in used]
         if due:
-            opened, blind = usage.opened(self._volumes.root, due, self._proc)
+            opened, blind = usage.opened(self._volumes.root, due, inventory.held, self._proc)
             if blind:
                 reasons = {r: f"{blind}, and a view pointed to it until {timestamp(left[r])}" for r in left}
                 used = {**reasons, **used}

@@ -9,15 +9,15 @@ import contextlib
 import os
 import posixpath
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from handlers.adapters.folder import Folder, disk_errors, each
-from handlers.adapters.volume import RELEASE_DEPTH, release_at
+from handlers.adapters.folder import RELEASE_DEPTH, Folder, disk_errors, each, release_at
 from handlers.core.version import ReleaseId
 
 VIEW_DEPTH = 4  # env, namespace, name, instance
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # the kernel gives the machine's own namespace this fixed number
+_DELETED = " (deleted)"  # how the kernel marks such a path
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD in the flags of /proc/<pid>/stat
 
 
@@ -69,27 +69,34 @@ def _release_in(path: str, root: Path) -> ReleaseId | None:
     return None
 
 
+Inode = tuple[int, int]  # st_dev, st_ino
+
+
 def opened(
-    root: Path, releases: Collection[ReleaseId], proc: Path = Path("/proc")
+    root: Path,
+    releases: Collection[ReleaseId],
+    held: Collection[ReleaseId] = (),
+    proc: Path = Path("/proc"),
 ) -> tuple[dict[ReleaseId, str], str]:
     """Those of `releases` that a process has open, mapped, or as a working folder, with which process it is;
     and why some processes cannot be seen (empty when all can).
 
-    A file is known by the end of its path and its inode, not by the whole path: a container may see the root
-    under another name, and another root on this machine (a simulated node) may hold the same release.
+    A file is known by its device and inode: a container may see the root under another name, and another root
+    on this machine (a simulated node) may hold the same release. Releases may share a file (hard links); then
+    it counts for the one that its path names, of all that are `held` here, else for each that has it.
     """
-    marks = {f"/{r.channel}/{r.version}": r for r in releases}
+    index = _index(root, releases)
+    numbers = {number for _, number in index}
     used: dict[ReleaseId, str] = {}
     blind = _namespace(proc)
-    for process in proc.iterdir():
-        if not process.name.isdecimal() or int(process.name) == os.getpid():
-            continue
+    marks = {release: f"/{release.channel}/{release.version}/" for release in {*releases, *held}}
+    for process in _processes(proc):
         try:
-            for path, inode in _held(process, marks):
-                for mark, release in marks.items():
-                    _, found, rest = path.partition(mark)
-                    if found and release not in used and _is_ours(root, mark + rest, inode):
-                        used[release] = f"process {process.name} has it open"
+            for path, inode in (*_maps(process, lambda _, number: number in numbers), *_links(process)):
+                found = index.get(inode, frozenset())
+                named = {r for r, mark in marks.items() if mark in f"{path}/"} if found else set()
+                for release in (found & named if named else found) - used.keys():
+                    used[release] = f"process {process.name} has it open"
         except PermissionError:
             if not _kernel_thread(process):
                 blind = blind or f"process {process.name} cannot be looked into"
@@ -98,14 +105,93 @@ def opened(
     return used, blind
 
 
-def _is_ours(root: Path, path: str, inode: int) -> bool:
-    """Whether the file with this path below a folder of releases or data, and this inode, is below `root`."""
-    folders = [root / "releases", *(root / "volumes").glob("*/data")]
-    for folder in folders:
-        with contextlib.suppress(OSError):  # not there, or not a folder on the way: another file
-            if os.lstat(f"{folder}{path}").st_ino == inode:
-                return True
-    return False
+def deleted(root: Path, proc: Path = Path("/proc")) -> dict[str, int]:
+    """By volume, bytes of files that are deleted but still open or mapped: they take room until they are not.
+
+    Files of processes that cannot be looked into are not seen.
+    """
+    here = f"{root.resolve()}/volumes/"
+    found: dict[Inode, tuple[str, int]] = {}
+    for process in _processes(proc):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or may not be looked into
+            gone = _maps(process, lambda path, _: path.startswith(here) and path.endswith(_DELETED))
+            for path, inode in (*gone, *_links(process, _DELETED)):
+                volume, below, _ = path.removeprefix(here).partition("/")
+                if path.startswith(here) and below and inode not in found:
+                    found[inode] = volume, _bytes_of(process, path, inode)
+    result: dict[str, int] = {}
+    for volume, size in found.values():
+        result[volume] = result.get(volume, 0) + size
+    return result
+
+
+def _index(root: Path, releases: Collection[ReleaseId]) -> dict[Inode, frozenset[ReleaseId]]:
+    """Which of `releases` each file and folder belongs to."""
+    index: dict[Inode, frozenset[ReleaseId]] = {}
+    areas = [root / "releases", *(root / "volumes").glob("*/data")]
+    for release in releases:
+        for area in areas:
+            for inode in inodes(area / release.channel / release.version):
+                index[inode] = index.get(inode, frozenset()) | {release}
+    return index
+
+
+def inodes(folder: Path) -> Iterator[Inode]:
+    """The folder, and every file and folder below it; nothing when it is not there."""
+    if not folder.is_dir():
+        return
+    for *_, names, fd in os.fwalk(folder, follow_symlinks=False):
+        info = os.fstat(fd)
+        yield info.st_dev, info.st_ino
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a download renames its files meanwhile
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                yield info.st_dev, info.st_ino
+
+
+def _processes(proc: Path) -> Iterator[Path]:
+    for process in proc.iterdir():
+        if process.name.isdecimal() and int(process.name) != os.getpid():
+            yield process
+
+
+def _maps(process: Path, wanted: Callable[[str, int], bool]) -> Iterator[tuple[str, Inode]]:
+    """Path and inode of the files that a process has mapped, as far as `wanted` by path and inode number."""
+    for line in (process / "maps").read_text(errors="surrogateescape").splitlines():
+        if "/" in line:
+            where, _, _, device, number, path = line.split(maxsplit=5)
+            if wanted(path, int(number)):
+                yield path, _mapped(process, where, device, int(number))
+
+
+def _links(process: Path, mark: str = "") -> Iterator[tuple[str, Inode]]:
+    """Path and inode of what a process has open, or as a folder; of those with `mark` in the path."""
+    for link in (process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile; kernel threads have none
+            path = str(link.readlink())
+            if mark in path and path.startswith("/"):  # no socket, no pipe
+                info = link.stat()
+                yield path, (info.st_dev, info.st_ino)
+
+
+def _mapped(process: Path, where: str, device: str, number: int) -> Inode:
+    """The inode as `stat` tells it: some file systems (btrfs, overlays) show another device in `maps`."""
+    try:
+        info = (process / "map_files" / where).stat()
+    except OSError:  # only root may
+        major, minor = device.split(":")
+        return os.makedev(int(major, 16), int(minor, 16)), number
+    return info.st_dev, info.st_ino
+
+
+def _bytes_of(process: Path, path: str, inode: Inode) -> int:
+    """What a deleted file takes on disk."""
+    for link in (*(process / "fd").iterdir(), *(process / "map_files").iterdir()):
+        with contextlib.suppress(OSError):
+            info = link.stat() if str(link.readlink()) == path else None
+            if info and (info.st_dev, info.st_ino) == inode:
+                return info.st_blocks * 512
+    return 0
 
 
 def _namespace(proc: Path) -> str:
@@ -114,20 +200,6 @@ def _namespace(proc: Path) -> str:
     except OSError as e:
         return f"{proc} cannot be read ({e.strerror})"
     return "" if name == _FIRST_PID_NAMESPACE else "this process sees only its own container"
-
-
-def _held(process: Path, marks: Collection[str]) -> Iterator[tuple[str, int]]:
-    """Path and inode of what a process holds, as far as one of `marks` is in the path. Raises OSError."""
-    with (process / "maps").open(errors="surrogateescape") as maps:
-        for line in maps:
-            if any(mark in line for mark in marks):
-                *_, inode, path = line.rstrip("\n").split(maxsplit=5)
-                yield path, int(inode)
-    for link in (process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile; kernel threads have none
-            path = str(link.readlink())
-            if any(mark in path for mark in marks):
-                yield path, link.stat().st_ino
 
 
 def _kernel_thread(process: Path) -> bool:

@@ -19,17 +19,20 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from handlers.adapters.folder import Folder, disk_errors, drop_empty, each
+from handlers.adapters import measure, memory, usage
+from handlers.adapters.folder import RELEASE_DEPTH, Folder, disk_errors, drop_empty, each, release_at
+from handlers.adapters.machine import in_memory
 from handlers.adapters.part import part_name
-from handlers.core.errors import Usage
 from handlers.core.holdings import Inventory, Piece, Space
 from handlers.core.model import RAM, File, VolumeInfo
-from handlers.core.names import Channel, check_word
-from handlers.core.version import ReleaseId, Version
+from handlers.core.names import check_word
+from handlers.core.room import room_of_namespace
+from handlers.core.version import ReleaseId
 
 TRASH = ".trash"
 PARTS = ".parts"
-RELEASE_DEPTH = 4  # env, namespace, name, version
+KEPT_FILES_PERCENT = 7
+_ENDLESS = 2**62
 DATA_FILE, DATA_FOLDER = 0o444, 0o555
 
 
@@ -64,15 +67,58 @@ class Volumes:
         """The class of each volume."""
         return {name: info.cls for name, info in self.volumes.items()}
 
+    def rooms(self) -> dict[str, Space]:
+        """What may still be taken: of each volume, and of each namespace that has a budget on one."""
+        rooms = {name: self.space(name) for name in self.volumes}
+        for name, info in self.volumes.items():
+            for namespace, budget in info.namespaces.items():
+                env, _, inner = namespace.partition("/")
+                with disk_errors(f"volume {name}"), contextlib.ExitStack() as stack:
+                    found = [self._find(name, area, env, inner) for area in ("data", "staging")]
+                    taken = measure.taken([stack.enter_context(folder) for folder in found if folder])
+                rooms[f"{name}/{namespace}"] = Space(budget - taken, _ENDLESS)
+        return rooms
+
     def space(self, name: str) -> Space:
-        """What may still be taken on a volume above its reserve and within its budget."""
+        """What may still be taken on a volume: above its reserve, within its budget, of the memory there is.
+
+        What was deleted and is still open or mapped counts: it takes its room until it is closed.
+        """
         info = self.volumes[name]
         with disk_errors(f"volume {name}"), self._open(name) as folder:
             stat = os.fstatvfs(folder.fd)
             free = stat.f_bavail * stat.f_frsize - info.reserve_bytes
+            if in_memory(
+                os.fstat(folder.fd).st_dev
+            ):  # shared with all programs; its own size is only a limit
+                free = min(free + info.reserve_bytes, memory.available() - info.reserve_bytes)
             if info.budget_bytes:
-                free = min(free, info.budget_bytes - _used(folder))
-        return Space(free, stat.f_favail if stat.f_files else 2**62)  # some file systems do not count inodes
+                gone = usage.deleted(self.root).get(name, 0)
+                free = min(free, info.budget_bytes - measure.taken([folder]) - gone)
+        # some file systems do not count inodes
+        return Space(free, stat.f_favail - _files_kept(info, stat) if stat.f_files else _ENDLESS)
+
+    def shares(self) -> dict[frozenset[ReleaseId], dict[str, Space]]:
+        """What files take, by the exact set of releases that have them: a file may have several names."""
+        result: dict[frozenset[ReleaseId], dict[str, Space]] = {}
+        for name in self._lasting():
+
+            def rooms(release: ReleaseId, volume: str = name) -> tuple[str, str]:
+                return volume, room_of_namespace(volume, release.channel)
+
+            with disk_errors(f"volume {name}"):
+                for holders, found in measure.shared(self._trees(name), rooms).items():
+                    result.setdefault(holders, {}).update(found)
+        return result
+
+    def _trees(self, volume: str) -> Iterator[tuple[ReleaseId, Folder]]:
+        """The folder of each dataset on a volume, also of one that is being fetched."""
+        for area in ("data", "staging"):
+            for piece in list(self._pieces(volume, area)):
+                folder = self._find(volume, area, *_parts(piece.release), piece.dataset)
+                if folder:
+                    with folder:
+                        yield piece.release, folder
 
     def block_bytes(self) -> int:
         """The largest unit in which a volume here hands out room."""
@@ -267,15 +313,6 @@ class Volumes:
         return self._find_below("volumes", volume, *parts)
 
 
-def release_at(parts: Collection[str]) -> ReleaseId | None:
-    """The release whose folder has these parts; None for names that are no release (somebody else's)."""
-    *channel, version = parts
-    try:
-        return ReleaseId.of(Channel.parse("/".join(channel)), Version.parse(version))
-    except Usage:
-        return None
-
-
 def _pieces_in(top: Folder) -> Iterator[Piece]:
     for *where, dataset in each(top, RELEASE_DEPTH + 1):
         if (release := release_at(where)) is not None:
@@ -300,11 +337,6 @@ def _seal(folder: Folder) -> None:
     folder.sync()
 
 
-def _used(folder: Folder) -> int:
-    """Bytes that a tree takes on disk."""
-    total = 0
-    for *_, files, fd in os.fwalk(dir_fd=folder.fd, follow_symlinks=False):
-        for name in files:
-            with contextlib.suppress(FileNotFoundError):  # a download renames its files meanwhile
-                total += os.stat(name, dir_fd=fd, follow_symlinks=False).st_blocks * 512
-    return total
+def _files_kept(info: VolumeInfo, stat: os.statvfs_result) -> int:
+    """Inodes that stay free where bytes do: the kubelet evicts pods below 5 % of either."""
+    return stat.f_files * KEPT_FILES_PERCENT // 100 if info.reserve_bytes else 0

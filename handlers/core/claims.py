@@ -6,8 +6,10 @@ or does not parse, and never on a large part of the fleet at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 from handlers.core.integrity import Level
 from handlers.core.model import RAM, Alarm, Desired, Hold, ServicePlan
@@ -16,6 +18,7 @@ from handlers.core.version import ReleaseId, Version
 from handlers.core.world import ChannelFacts, NodeFacts, World
 
 BRAKED = "held by the brake"
+ROLLBACK_LIKELY = timedelta(hours=24)
 
 Reasons = dict[ReleaseId, list[str]]
 Holds = dict[ReleaseId, Hold]
@@ -35,10 +38,11 @@ class Ledger:
     proven: Mapping[Service, Mapping[Channel, tuple[Version, ...]]]
     nodes: Mapping[Service, tuple[str, ...]]
     first: Mapping[ReleaseId, Hold]
+    now: datetime
     alarms: list[Alarm] = field(default_factory=list)
     _asked: dict[Service, list[tuple[ReleaseId, str]]] = field(default_factory=dict)
     _bodies: dict[ReleaseId, Hold | None] = field(default_factory=dict)
-    _holds: dict[tuple[str, int, str | None, tuple[str, ...]], Hold] = field(default_factory=dict)
+    _holds: dict[tuple[object, ...], Hold] = field(default_factory=dict)
 
     def asked(self, service: Service) -> list[tuple[ReleaseId, str]]:
         """The releases that the service wants on each of its nodes, with why."""
@@ -67,16 +71,18 @@ class Ledger:
                 if version and version in channel.by_version and version not in channel.rejected:
                     yield ReleaseId.of(plan.channel, version), why
 
-    def hold(self, release: ReleaseId, why: Iterable[str]) -> Hold | None:
+    def hold(self, release: ReleaseId, why: Iterable[str], until: str = "") -> Hold | None:
         """The entry of `desired`; None when nobody knows the release's header any more."""
         if release not in self._bodies:
             self._bodies[release] = self._body(release)
         if (body := self._bodies[release]) is None:
             return None
-        # one object per distinct entry: equal parts of a thousand documents are then written as text once
-        fresh = replace(body, why=tuple(dict.fromkeys(why)))
-        key = (fresh.digest, fresh.sequence, fresh.least_integrity, fresh.why)
-        return self._holds.setdefault(key, fresh)
+        return self.one(replace(body, why=tuple(dict.fromkeys(why)), until=until))
+
+    def one(self, hold: Hold) -> Hold:
+        """One object per distinct entry: equal parts of a thousand documents are then written once."""
+        key = (hold.digest, hold.sequence, hold.least_integrity, hold.why, hold.crowd, hold.until)
+        return self._holds.setdefault(key, hold)
 
     def exists(self, release: ReleaseId) -> bool:
         """Whether the header of the release is there to be read."""
@@ -141,9 +147,10 @@ def claims(home: Home, ledger: Ledger) -> Holds:
         reasons[release] = ["in use here"]
     if home.cordoned:
         reasons = {release: why for release, why in reasons.items() if release in home.previous.releases}
-    for release, reason in list(_kept(home, ledger, reasons)):
-        reasons[release] = [reason]
-    holds = {release: ledger.hold(release, reasons[release]) for release in sorted(reasons)}
+    until = {}
+    for release, reason, end in list(_kept(home, ledger, reasons)):
+        reasons[release], until[release] = [reason], end
+    holds = {r: ledger.hold(r, reasons[r], until.get(r, "")) for r in sorted(reasons)}
     return {release: hold for release, hold in holds.items() if hold is not None}
 
 
@@ -165,8 +172,8 @@ def _used(home: Home, ledger: Ledger, asked: Reasons) -> Iterable[ReleaseId]:
             yield from (release for release in held if release not in asked)
 
 
-def _kept(home: Home, ledger: Ledger, reasons: Reasons) -> Iterable[tuple[ReleaseId, str]]:
-    """What else the node keeps of what it held so far."""
+def _kept(home: Home, ledger: Ledger, reasons: Reasons) -> Iterable[tuple[ReleaseId, str, str]]:
+    """What else the node keeps of what it held so far, why, and `until` when it is likely to be needed."""
     by_channel: dict[Channel, list[ReleaseId]] = {}
     for release in home.previous.releases:
         if release not in reasons:
@@ -176,27 +183,61 @@ def _kept(home: Home, ledger: Ledger, reasons: Reasons) -> Iterable[tuple[Releas
     for name, releases in by_channel.items():
         channel = ledger.world.channels.get(name)
         if not home.sure:
-            yield from ((r, "held: the instances here are not known") for r in releases)
+            yield from ((r, "held: the instances here are not known", "") for r in releases)
         elif name not in read_here or (channel is not None and channel.deleted):
             continue
         elif channel is None or channel.unreadable:
-            yield from ((r, "held: the channel cannot be read") for r in releases)
+            yield from ((r, "held: the channel cannot be read", "") for r in releases)
         else:
-            yield from _for_rollback(channel, home.previous.releases, releases, reasons)
+            yield from _for_rollback(channel, home.previous.releases, releases, reasons, ledger.now)
 
 
 def _for_rollback(
-    channel: ChannelFacts, held: Mapping[ReleaseId, Hold], others: list[ReleaseId], reasons: Reasons
-) -> Iterable[tuple[ReleaseId, str]]:
-    """The newest of what a node has already, up to the channel's count; good ones before rejected ones."""
+    channel: ChannelFacts,
+    held: Mapping[ReleaseId, Hold],
+    others: list[ReleaseId],
+    reasons: Reasons,
+    now: datetime,
+) -> Iterable[tuple[ReleaseId, str, str]]:
+    """What was rolled back from, for a day: the way forward again. And the newest of what a node has already,
+    up to the channel's count; good ones before rejected ones.
+    """
     for release in others:
         if release.version not in channel.by_version:
-            yield release, "held: its header is missing"
+            yield release, "held: its header is missing", ""
     found = [r for r in others if r.version in channel.by_version]
     found.sort(key=lambda r: (r.version not in channel.rejected, held[r].sequence, r), reverse=True)
-    claimed = sum(release.channel == channel.name for release in reasons)
-    for release in found[: max(0, channel.settings.keep_on_nodes - claimed)]:
-        yield release, "kept for a rollback"
+    until = {r: held[r].until or _stamp(now + ROLLBACK_LIKELY) for r in found}
+    claimed = [r.version for r in reasons if r.channel == channel.name]
+    newest = max((channel.by_version[v].sequence for v in claimed if v in channel.by_version), default=None)
+    for place, release in enumerate(found):
+        if newest is not None and held[release].sequence > newest and _stamp(now) < until[release]:
+            yield release, "rolled back from", until[release]
+        elif place < channel.settings.keep_on_nodes - len(claimed):
+            yield release, "kept for a rollback", until[release]
+
+
+def with_crowds(homes: Iterable[Home], holds: Mapping[str, Holds], ledger: Ledger) -> dict[str, Holds]:
+    """The holds of all nodes (by segment), each fresh one with how many nodes begin with it now.
+
+    What a node was told once stays: its download has begun.
+    """
+    known = {home.node.segment: home.previous.releases for home in homes}
+    fresh = Counter(r for segment, found in holds.items() for r in found if r not in known[segment])
+
+    def crowd(segment: str, release: ReleaseId) -> int:
+        before = known[segment].get(release)
+        # a power of ten, rounded up
+        return before.crowd if before else 10 ** len(str(fresh[release] - 1)) if fresh[release] > 1 else 1
+
+    return {
+        segment: {r: ledger.one(replace(hold, crowd=crowd(segment, r))) for r, hold in found.items()}
+        for segment, found in holds.items()
+    }
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def lost(home: Home, holds: Mapping[ReleaseId, Hold], ledger: Ledger) -> list[ReleaseId]:

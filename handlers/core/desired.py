@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from handlers.core.claims import BRAKED, Holds, Home, Ledger, claims, lost, ram
+from handlers.core.claims import BRAKED, Holds, Home, Ledger, claims, lost, ram, with_crowds
 from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, ServicePlan, Subscription
 from handlers.core.names import Channel, Service
 from handlers.core.targets import proven_versions, service_plan, subscription_of
@@ -50,6 +50,7 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
     homes, alarms = _homes(world)
     ledger, found = _ledger(world, homes, now)
     holds, braked = _holds(homes, ledger, brake_share)
+    holds = with_crowds(homes, holds, ledger)
     generation = max(written, remembered) + 1
     desired, changed = {}, []
     for home in homes:
@@ -167,7 +168,7 @@ def _ledger(world: World, homes: list[Home], now: datetime) -> tuple[Ledger, lis
         alarms += found
     first = {r: hold for home in homes for r, hold in home.previous.releases.items() if hold.digest}
     named = {service: tuple(sorted(names)) for service, names in nodes.items()}
-    return Ledger(world, plans, proven, named, first), alarms
+    return Ledger(world, plans, proven, named, first, now), alarms
 
 
 def _last_plans(homes: Iterable[Home]) -> dict[Service, ServicePlan]:
@@ -206,7 +207,7 @@ def _holds(homes: list[Home], ledger: Ledger, brake_share: float) -> tuple[dict[
 def _desired(home: Home, ledger: Ledger, holds: Holds, generation: int) -> Desired:
     plans = {service: ledger.plans[service] for service in home.services if service in ledger.plans}
     if home.cordoned:
-        plans = {service: _cordoned(plan, holds) for service, plan in plans.items()}
+        plans = {service: _cordoned(plan, holds, ledger.world) for service, plan in plans.items()}
     return Desired(
         node=home.node.name,
         generation=generation,
@@ -218,11 +219,13 @@ def _desired(home: Home, ledger: Ledger, holds: Holds, generation: int) -> Desir
     )
 
 
-def _cordoned(plan: ServicePlan, holds: Mapping[ReleaseId, Hold]) -> ServicePlan:
-    """No moves; and a new instance begins with what is here, since nothing else will come."""
+def _cordoned(plan: ServicePlan, holds: Mapping[ReleaseId, Hold], world: World) -> ServicePlan:
+    """No moves; and a new instance begins with what is here, since nothing else will come: if it is good."""
     aliases = {}
     for alias, part in plan.aliases.items():
-        here = [r for r in holds if r.channel == part.channel]
+        channel = world.channels.get(part.channel)
+        bad = channel.rejected if channel else ()
+        here = [r for r in holds if r.channel == part.channel and r.version not in bad]
         if here and part.start is not None and ReleaseId.of(part.channel, part.start) not in here:
             newest = max(here, key=lambda r: (holds[r].sequence, r))
             part = dataclasses.replace(part, start=newest.version)  # noqa: PLW2901 - the same alias, on this node

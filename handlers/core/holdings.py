@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -76,10 +77,13 @@ class Facts:
     """All that the decision depends on.
 
     `bodies` are the verified headers, also of releases that are no longer desired, as far as known. `needs`:
-    room that incomplete pieces still take, `saves`: how much less where files of other releases are linked.
-    `running`: releases being downloaded, with the volume of each dataset. `used`: why a release must stay, by
-    release. `undesired_since`: when this node first saw that a held release is no longer desired. `local`:
-    channels that services with instances on this node read. `hold`: why nothing may be deleted.
+    room that incomplete pieces still take, `saves`: how much less where files of other releases are linked,
+    and `sources` which these are. `running`: releases being downloaded, with the volume of each dataset.
+    `used`: why a release must stay, by release. `undesired_since`: when this node first saw that a held
+    release is no longer desired. `local`: channels that services with instances on this node read. `hold`:
+    why nothing may be deleted. `space` is free room above reserves and within budgets: by volume, and of
+    namespaces with a budget by `room.room_of_namespace`. `shares`: what files take, by the exact set of
+    releases that have them, and by room; empty = not measured. `starts`: when downloads may begin.
     """
 
     desired: Mapping[ReleaseId, Hold]
@@ -87,6 +91,7 @@ class Facts:
     inventory: Inventory
     needs: Mapping[Piece, Space]
     saves: Mapping[Piece, Mapping[str, Space]] = field(default_factory=dict)
+    sources: Mapping[Piece, frozenset[ReleaseId]] = field(default_factory=dict)
     space: Mapping[str, Space]
     classes: Mapping[str, str]
     policy: Policy
@@ -98,11 +103,27 @@ class Facts:
     used: Mapping[ReleaseId, str] = field(default_factory=dict)
     undesired_since: Mapping[ReleaseId, float] = field(default_factory=dict)
     local: frozenset[Channel] = frozenset()
+    shares: Mapping[frozenset[ReleaseId], Mapping[str, Space]] = field(default_factory=dict)
+    starts: Mapping[ReleaseId, float] = field(default_factory=dict)
 
 
 def missing(release: ReleaseId, header: Release, inventory: Inventory) -> list[str]:
     """The datasets of a release that are not complete on this node."""
     return [name for name in sorted(header.datasets) if Piece(release, name) not in inventory.complete]
+
+
+ALONE, SPREAD_PER_NODE_S = 10, 0.05
+
+
+def start_delay_s(node: str, release: ReleaseId, crowd: int, spread_s: float) -> float:
+    """How long a node waits before it begins with a release that `crowd` nodes begin with.
+
+    At most `spread_s`, and the same each time; a few nodes need not wait.
+    """
+    if crowd <= ALONE:
+        return 0.0
+    share = int.from_bytes(hashlib.sha256(f"{node} {release}".encode()).digest()[:4]) / 2**32
+    return share * min(spread_s, crowd * SPREAD_PER_NODE_S)
 
 
 LONGEST_RETRY_S = 4 * 3600.0

@@ -378,13 +378,86 @@ def test_what_a_process_has_open_counts_for_its_own_root_only(
         assert usage.opened(tmp_path / "other", [RELEASE])[0] == {}
 
 
+@contextlib.contextmanager
+def holding(path: Path, how: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has a file open, or only mapped."""
+    script = (
+        "import mmap, sys; file = open(sys.argv[1], 'rb')\n"
+        "if sys.argv[2] == 'mapped': held = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ); file.close()\n"
+        "print('here', flush=True); sys.stdin.read()"
+    )
+    args = [sys.executable, "-c", script, str(path), how]
+    with subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+        yield process
+
+
+def linked(root: Path, volumes: Volumes) -> tuple[Path, Path]:
+    """Two releases that share a file."""
+    stage(volumes, {"a": b"x" * 50_000})
+    volumes.complete("disk", PIECE)
+    first = root / "volumes/disk/data" / PLACES / RELEASE.version / "index/a"
+    second = root / "volumes/disk/data" / PLACES / OTHER.version / "index/a"
+    second.parent.mkdir(parents=True)
+    second.hardlink_to(first)
+    return first, second
+
+
+@pytest.mark.parametrize("how", ["open", "mapped"])
+def test_shared_file_is_in_use_for_the_release_by_which_it_was_opened(
+    root: Path, volumes: Volumes, how: str
+) -> None:
+    """Else an old release would stay for as long as a new one has one file of it."""
+    _, second = linked(root, volumes)
+    both = [RELEASE, OTHER]
+    with holding(second, how) as process:
+        assert usage.opened(root, both)[0] == {OTHER: f"process {process.pid} has it open"}
+        assert usage.opened(root, [RELEASE], both)[0] == {}
+        elsewhere = root / "elsewhere"
+        elsewhere.hardlink_to(second)
+        with holding(elsewhere, how):  # by whatever name: it is the same file
+            assert set(usage.opened(root, both)[0]) == {RELEASE, OTHER}
+
+
+@pytest.mark.parametrize("how", ["open", "mapped"])
+def test_deleted_file_that_is_held_still_takes_its_room(root: Path, volumes: Volumes, how: str) -> None:
+    volumes = Volumes(root, {**INFOS, "disk": VolumeInfo(cls=DISK, budget_bytes=10**6)})
+    stage(volumes, {"a": b"x" * 500_000})
+    volumes.complete("disk", PIECE)
+    before = volumes.space("disk").bytes
+    with holding(root / "volumes/disk/data" / PLACES / RELEASE.version / "index/a", how):
+        volumes.delete(RELEASE)
+
+        assert abs(usage.deleted(root)["disk"] - 500_000) < 20_000
+        assert abs(volumes.space("disk").bytes - before) < 20_000
+    assert usage.deleted(root) == {}
+    assert volumes.space("disk").bytes > 900_000
+
+
+def test_shared_file_counts_once_and_comes_free_with_its_last_release(root: Path, volumes: Volumes) -> None:
+    linked(root, volumes)
+    limits = VolumeInfo(cls=DISK, budget_bytes=10**6, namespaces={"prod/search": 200_000, "prod/maps": 50})
+    limited = Volumes(root, {"disk": limits})
+
+    rooms, shares = limited.rooms(), limited.shares()
+
+    assert 900_000 < rooms["disk"].bytes < 950_000
+    assert 100_000 < rooms["disk/prod/search"].bytes < 150_000
+    assert rooms["disk/prod/maps"].bytes == 50
+    assert set(shares) == {frozenset([RELEASE, OTHER])}
+    (found,) = shares.values()
+    assert found["disk"] == found["disk/prod/search"]
+    assert 50_000 <= found["disk"].bytes < 60_000
+
+
 def test_a_process_that_cannot_be_seen_is_told(tmp_path: Path) -> None:
     proc = tmp_path / "proc"
     (proc / "self/ns").mkdir(parents=True)
     (proc / "self/ns/pid").symlink_to("pid:[1234]")
 
-    assert usage.opened(tmp_path, [RELEASE], proc) == ({}, "this process sees only its own container")
-    assert "cannot be read" in usage.opened(tmp_path, [RELEASE], tmp_path)[1]
+    assert usage.opened(tmp_path, [RELEASE], proc=proc) == ({}, "this process sees only its own container")
+    assert "cannot be read" in usage.opened(tmp_path, [RELEASE], proc=tmp_path)[1]
 
 
 def test_a_process_of_somebody_else_makes_blind(volumes: Volumes) -> None:

@@ -429,6 +429,55 @@ class TestHolding:
         assert cluster.held() == {rid(1), rid(2)}
         assert cluster.desired("n1").releases[rid(1)].why == ("kept for a rollback",)
 
+    def test_what_was_rolled_back_from_stays_for_a_day_and_says_until_when(self, cluster: Cluster) -> None:
+        cluster.settings(keep_on_nodes=1)
+        for number in (2, 1):  # everybody runs 2, which is rejected; everybody is back on 1
+            for name in ("n1", "n2", "n3"):
+                cluster.runs(name, places=number)
+            cluster.run()
+            cluster.reject(2)
+        cluster.run()
+
+        hold = cluster.desired("n1").releases[rid(2)]
+        assert (hold.why, hold.until) == (("rolled back from",), "2026-06-02T00:00:00Z")
+        assert cluster.desired("n1").releases[rid(1)].until == ""
+        assert cluster.plan(now=NOW + timedelta(hours=23)).changed == ()
+        later = cluster.plan(now=NOW + timedelta(hours=24))
+        assert set(later.desired["n1"].releases) == {rid(1)}
+
+    def test_what_is_only_kept_for_a_rollback_says_so_until_it_is_needed(self, cluster: Cluster) -> None:
+        for number in (1, 2):
+            for name in ("n1", "n2", "n3"):
+                cluster.runs(name, places=number)
+            cluster.run()
+        assert cluster.desired("n1").releases[rid(1)].until == "2026-06-02T00:00:00Z"
+        cluster.reject(2)
+        cluster.run()
+        assert cluster.desired("n1").releases[rid(1)].until == ""
+
+    def test_what_is_held_because_something_cannot_be_read_is_needed(self, cluster: Cluster) -> None:
+        for number in (1, 2):
+            for name in ("n1", "n2", "n3"):
+                cluster.runs(name, places=number)
+            cluster.run()
+        cluster[keys.head(PLACES)] = b"nonsense"
+        cluster.run()
+        assert cluster.desired("n1").releases[rid(1)].until == ""
+
+    @pytest.mark.parametrize(("nodes", "crowd"), [(1, 1), (2, 10), (10, 10), (11, 100), (100, 100)])
+    def test_order_says_how_many_nodes_get_it_at_once(self, nodes: int, crowd: int) -> None:
+        cluster = Cluster()
+        cluster.publish(1)
+        cluster.subscribe()
+        for number in range(nodes):
+            cluster.node(f"n{number}", COMPLETE)
+        cluster.run()
+        assert cluster.desired("n0").releases[rid(1)].crowd == crowd
+        cluster.node("new", COMPLETE)
+        made = cluster.run()
+        assert made.changed == ("new",)  # nobody's document is written again for the sake of a number
+        assert cluster.desired("new").releases[rid(1)].crowd == 1
+
     @pytest.mark.parametrize(("keep", "held"), [(1, {4}), (2, {3, 4}), (3, {2, 3, 4})])
     def test_channel_says_how_many_stay(self, cluster: Cluster, keep: int, held: set[int]) -> None:
         cluster.settings(keep_on_nodes=keep)

@@ -14,11 +14,15 @@ from handlers.core.version import ReleaseId, Version
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeInfo(Part):
-    """A directory for data: `cls` is DISK, RAM or a class by name; sizes in bytes, 0 = no own budget."""
+    """A directory for data: `cls` is DISK, RAM or a class by name; sizes in bytes, 0 = no own budget.
+
+    `namespaces`: what the channels of `<env>/<namespace>` may take of it together; others share the rest.
+    """
 
     cls: str
     budget_bytes: int = 0
     reserve_bytes: int = 0
+    namespaces: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +101,17 @@ class Hold(Part):
     """A release that a node holds: SHA-256 of its header in KV, its sequence, and why it is held.
 
     `least_integrity`: what its channel demands; nothing that is protected less is fetched. None = anything.
+    `crowd`: how many nodes got the order together with this one, as a power of ten, so that they do not all
+    begin in the same second. `until`: nothing needs it any more, it is kept for a rollback, which is likely
+    until then (a time for people); nodes may give it up for one that is needed. Empty = it is needed.
     """
 
     digest: str
     sequence: int
     why: tuple[str, ...] = ()
     least_integrity: str | None = None
+    crowd: int = 1
+    until: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
