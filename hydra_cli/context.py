@@ -113,7 +113,11 @@ class Context:
     def _stores(self, env: str) -> Stores:
         from handlers.adapters.stores import Stores
 
-        return Stores(self.config.sources.get(env, SourceTable()), self.variables(env))
+        return Stores(self.sources(env), self.variables(env))
+
+    def sources(self, env: str) -> SourceTable:
+        """What the configuration file says of sources in `env`."""
+        return self.config.sources.get(env, SourceTable())
 
     def variables(self, env: str) -> dict[str, str]:
         """The process environment, completed by the configuration file for `env`."""

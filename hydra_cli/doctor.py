@@ -13,10 +13,9 @@ import click
 
 from handlers import settings
 from handlers.adapters.consul_http import Address, Transport
-from handlers.adapters.ports import Source
 from handlers.core import codec, keys
 from handlers.core.errors import Denied, HydraError
-from handlers.core.model import Meta, Release
+from handlers.core.model import Meta
 from hydra_cli import doctor_checks as checks
 from hydra_cli.context import Context
 from hydra_cli.doctor_checks import Finding, Level
@@ -74,14 +73,17 @@ hydra doctor -o json
 )
 @click.pass_obj
 def doctor(context: Context, buckets: tuple[str, ...]) -> int:
-    """Check Consul (version, time-outs, settings), permissions, S3, space and clock from this machine."""
+    """Check Consul (version, time-outs, settings), permissions, S3, sources, space and clock from here."""
+    from hydra_cli import doctor_sources
+
     variables = context.variables(context.env)
     steps: Sequence[tuple[str, Callable[[], Iterator[Finding]]]] = (
         ("consul", lambda: _consul(context, variables)),
         ("consul agent", lambda: _agent(variables)),
         ("hydra", lambda: _meta(context)),
         ("permissions", lambda: _permissions(variables)),
-        ("s3", lambda: _s3(context, buckets)),
+        ("s3", lambda: doctor_sources.buckets(context, variables, buckets)),
+        ("sources", lambda: doctor_sources.rows(context, variables)),
         ("space", lambda: _space(variables)),
     )
     findings: list[Finding] = []
@@ -106,6 +108,7 @@ ADVICE = {
     "hydra": "`hydra init --env ENV`, or a token that may read Hydra's keys (`hydra acl show reader`)",
     "permissions": "look at the token: `consul acl token read -self`",
     "s3": "set AWS_ENDPOINT_URL and credentials, or choose a bucket with --bucket",
+    "sources": "look at [sources] in the configuration of this node, or in your own",
     "space": "look at HYDRA_ROOT and the node's configuration",
 }
 
@@ -158,32 +161,6 @@ def _permissions(variables: Mapping[str, str]) -> Iterator[Finding]:
         return  # this Consul has no ACLs, which is a finding of its own
     allowed = [bool(row.get("Allow")) for row in json.loads(answer.body)]
     yield checks.may_write(zip(AREAS, allowed, strict=True))
-
-
-def _s3(context: Context, buckets: Sequence[str]) -> Iterator[Finding]:
-    """Whether the buckets can be read from here; one file of a release is not needed for that."""
-    from handlers.adapters.objects import S3Objects
-
-    wanted = sorted({*buckets} or {source.bucket for source in _sources(context)})
-    if not wanted:
-        text = "nothing is published yet, so no bucket is known"
-        yield Finding("s3", Level.WARN, text, "try one: `hydra doctor --bucket NAME`")
-    objects = S3Objects(environ=context.variables(context.env))
-    for bucket in wanted:
-        before = context.now()
-        try:
-            date = objects.check(bucket)
-        except HydraError as e:
-            yield Finding(f"s3 ({bucket})", Level.FAIL, str(e), ADVICE["s3"])
-            continue
-        yield Finding(f"s3 ({bucket})", Level.OK, "can be listed from here")
-        yield checks.clock(f"s3 {bucket}", date, before, context.now())
-
-
-def _sources(context: Context) -> list[Source]:
-    found = context.kv().list(keys.RELEASES).entries.values()
-    releases = [codec.decode(Release, entry.value, entry.key) for entry in found]
-    return [Source.parse(d.source) for release in releases for d in release.datasets.values()]
 
 
 def _space(variables: Mapping[str, str]) -> Iterator[Finding]:

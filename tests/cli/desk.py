@@ -12,7 +12,8 @@ from typing import Any
 from click.testing import CliRunner
 
 from handlers.adapters.objects import S3Objects
-from handlers.adapters.ports import Consul
+from handlers.adapters.ports import Consul, Uploads
+from handlers.adapters.stores import Stores, StoresUploads
 from handlers.adapters.uploads import S3Uploads
 from handlers.core import codec, keys, model
 from handlers.core.names import Channel
@@ -58,7 +59,7 @@ class Desk:
     kv: FakeKV = field(default_factory=FakeKV)
     objects: FakeObjects = field(default_factory=FakeObjects)
     consul: Consul | None = None
-    store: S3Objects | None = None
+    store: S3Objects | Stores | None = None
     environ: dict[str, str] = field(default_factory=dict)
     now: datetime = NOW
     uploads: FakeUploads = field(init=False)
@@ -72,13 +73,18 @@ class Desk:
             environ,
             consul=lambda _: self.consul or self.kv,
             objects=lambda _: self.store or self.objects,
-            uploads=lambda _: S3Uploads(self.store) if self.store else self.uploads,
+            uploads=lambda _: self._uploads(),
             now=lambda: self.now,
         )
         result = CliRunner().invoke(cli, list(args), obj=context, prog_name="hydra")
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Answer(result.exit_code, result.stdout, result.stderr)
+
+    def _uploads(self) -> Uploads:
+        if self.store is None:
+            return self.uploads
+        return StoresUploads(self.store) if isinstance(self.store, Stores) else S3Uploads(self.store)
 
     def ok(self, *args: str) -> Answer:
         answer = self.run(*args)

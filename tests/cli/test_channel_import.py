@@ -232,7 +232,7 @@ def test_a_dry_run_writes_nothing_and_shows_what_would_come(desk: Desk) -> None:
 def test_mistakes_are_named(desk: Desk, args: tuple[str, ...], said: str) -> None:
     from handlers.adapters.stores import Stores
 
-    desk.store = Stores() if args and args[0].startswith("https") else None  # type: ignore[assignment]
+    desk.store = Stores() if args and args[0].startswith("https") else None
     answer = desk.run("channel", "import", *args, "--channel", PLACES)
 
     assert answer.code == 2, answer
