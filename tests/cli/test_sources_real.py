@@ -205,20 +205,11 @@ def test_a_killed_get_is_finished_by_the_next(many: Many, tmp_path: Path, consul
     dataset = {"SourcePath": f"s3://{bucket}/big/{{VERSION_PLACEHOLDER}}/", "Placement": "DISK"}
     template = desk.template(json.dumps({"big": dataset}), "big.json")
     desk.ok("publish", template, "--channel", PLACES, "--digest")
-    environ, folder, seed = (
-        program_environment(many, consul, tmp_path),
-        tmp_path / "here",
-        random.randrange(2**32),
-    )
+    environ, folder = program_environment(many, consul, tmp_path), tmp_path / "here"
+    seed = random.randrange(2**32)
     whole, chance, killed = {"big/big": body, "big/small": b"small"}, random.Random(seed), 0
     for _ in range(5):
-        limit = chance.uniform(0, len(body))
-        with subprocess.Popen(
-            [*HYDRA, "get", PLACES, str(folder)], env=environ, stdout=subprocess.DEVNULL
-        ) as running:
-            wait_until(lambda: running.poll() is not None or staged(folder) >= limit)
-            running.send_signal(signal.SIGKILL)
-        killed += running.returncode == -signal.SIGKILL
+        killed += killed_at(environ, folder, chance.uniform(0, len(body)))
         assert tree(folder) in ({}, whole), f"seed {seed}"
 
     answer = hydra(environ, "get", PLACES, str(folder))
