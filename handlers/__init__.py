@@ -4,6 +4,7 @@
     desired/<node>                        ->  sync    ->  actual/<node>     (downloads, cleans up)
     actual/<node>, nodes/<node>/          ->  reload  ->  states/<node>     (one replica at a time)
     Consul catalog                        ->  discover -> nodes/<node>/instances, nodes/<node>/alive
+    rollouts/                             ->  judge   ->  verdicts/         (checks canaries)
     channels/ settings, tombstones        ->  retain  ->  deletes what retention allows
     a timer                               ->  resync  ->  calls the same handlers again
 

@@ -25,6 +25,7 @@ HANDLERS = {
     "plan": "decide what every node should hold, and write what changed to desired/",
     "sync": "make this node hold what desired/<node> names",
     "reload": "move this node's instances to their targets, one replica at a time",
+    "judge": "check the canaries of rollouts; runs until none waits for it",
     "retain": "delete what retention and tombstones allow",
     "discover": "keep nodes/<node>/instances and /alive true; runs until it is ended",
     "resync": "run the other handlers of this node from time to time; runs until it is ended",

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from handlers import log
@@ -40,11 +40,13 @@ class Memory:
 
     `generation`: the highest that it has announced. `orders`: digest by prefix of the operators' orders that
     were planned last. `due`: when the next run may begin, on this machine's monotonic clock (s).
+    `wake_at`: when time alone changes the plan (Unix time, 0 = never); resync runs plan then.
     """
 
     generation: int = 0
     orders: Mapping[str, str] = field(default_factory=dict)
     due: float = 0.0
+    wake_at: float = 0.0
 
     @classmethod
     def read(cls, local: LocalState) -> Memory:
@@ -52,7 +54,8 @@ class Memory:
         try:
             value = json.loads(local.read(MEMORY) or b"{}")
             orders = {str(k): str(v) for k, v in value.get("orders", {}).items()}
-            return cls(int(value.get("generation", 0)), orders, float(value.get("due", 0.0)))
+            numbers = (float(value.get(name, 0.0)) for name in ("due", "wake_at"))
+            return cls(int(value.get("generation", 0)), orders, *numbers)
         except (ValueError, TypeError, AttributeError) as e:
             log.warning("plan", "the planner's memory does not parse and is begun anew", error=e)
             return cls()
@@ -63,7 +66,7 @@ class Memory:
 
 
 def run(ctx: Context) -> str:
-    """Make `desired/`, `proven/` and `alarms` what the rest of the KV asks for."""
+    """Make `desired/`, `proven/`, `rollouts/` and `alarms` what the rest of the KV asks for."""
     memory = Memory.read(ctx.local)
     limits = ctx.settings.limits
     _let_a_burst_pass(ctx.kv, memory, limits.plan_pause_s)
@@ -80,12 +83,14 @@ def run(ctx: Context) -> str:
             return "nothing to plan: Hydra is not set up here yet (hydra init)"
         _announce(ctx.kv, world, made, fence)
         # only now: a generation that KV never saw would look like a KV that was restored from an older state
-        memory = Memory(max(memory.generation, 0 if made.held else made.generation), orders_of(world.indexes))
+        highest = max(memory.generation, 0 if made.held else made.generation)
+        wake_at = made.due.timestamp() if made.due else 0.0
+        memory = Memory(highest, orders_of(world.indexes), wake_at=wake_at)
         memory.write(ctx.local)
         _tell_nodes(ctx.kv, world, made, fence)
     took_s = time.monotonic() - began
     pause_s = limits.plan_pause_s if made.changed else min(QUIET_FACTOR * took_s, limits.plan_pause_s)
-    Memory(memory.generation, memory.orders, time.monotonic() + pause_s).write(ctx.local)
+    replace(memory, due=time.monotonic() + pause_s).write(ctx.local)
     return _summary(made)
 
 
@@ -131,7 +136,10 @@ def _announce(kv: KV, world: World, made: Plan, fence: CheckSession) -> None:
     """Say what is proven, what is wrong, and which generation comes, before any node is told."""
     ops: list[Op] = [
         Cas(key, codec.encode(doc), world.indexes.get(key, 0))
-        for key, doc in ((keys.proven(service), doc) for service, doc in sorted(made.proven.items()))
+        for key, doc in [
+            *((keys.proven(service), doc) for service, doc in sorted(made.proven.items())),
+            *((keys.rollout(service), doc) for service, doc in sorted(made.rollouts.items())),
+        ]
     ]
     if made.alarms != world.published or "alarms" in world.unreadable:
         ops.append(Cas(keys.ALARMS, codec.encode(made.alarms), world.indexes.get(keys.ALARMS, 0)))

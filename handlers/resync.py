@@ -1,6 +1,7 @@
 """`resync`: the timer that makes up for whatever a watch missed. Runs until it is ended.
 
-Runs the other handlers of its scope (HYDRA_SCOPE: `node`: sync and reload; `cluster`: plan and retain) as
+Runs the other handlers of its scope (HYDRA_SCOPE: `node`: sync and reload; `cluster`: plan, judge and
+retain) as
 processes of their own, from time to time. And keeps an eye on Consul: after an outage a `consul watch` sleeps
 for up to three minutes, and after a restored snapshot it does not fire at all, so as soon as Consul is back,
 or its KV older than before, the watches are restarted and the handlers run at once.
@@ -18,17 +19,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from handlers import log
+from handlers import log, plan
+from handlers.adapters.local import LocalState
 from handlers.adapters.ports import KV
 from handlers.adapters.supervisor import Supervisor
 from handlers.context import Context
 from handlers.core import keys
 from handlers.core.errors import HydraError, Usage
 
-HANDLERS = {"node": ("sync", "reload"), "cluster": ("plan", "retain")}
+HANDLERS = {"node": ("sync", "reload"), "cluster": ("plan", "judge", "retain")}
 WATCH_GROUP = "watch"
 PROBE_S = 5.0  # how long one look at a healthy Consul lasts; one that fails ends at once
 AWAY_S = 1.0
+DUE_S = 1.0  # how often it is looked whether something is due
 
 
 def run(ctx: Context) -> str:
@@ -44,7 +47,8 @@ def run(ctx: Context) -> str:
     while True:
         # all nodes start together; the jitter keeps them from staying together
         runner.start()
-        reason = _next(alarms, ctx.settings.limits.resync_s * random.uniform(0.8, 1.2))
+        wait_s = ctx.settings.limits.resync_s * random.uniform(0.8, 1.2)
+        reason = _next(alarms, lambda: _due_at(ctx.local) if scope == "cluster" else 0.0, wait_s)
         if reason:
             log.info("resync", f"{reason}: restarts the watches and runs the handlers", node=ctx.node)
             time.sleep(spread_s(scope, ctx.settings.limits.spread_s))
@@ -56,12 +60,20 @@ def spread_s(scope: str, most_s: float) -> float:
     return random.uniform(0, most_s) if scope == "node" else 0.0
 
 
-def _next(alarms: queue.SimpleQueue[str], wait_s: float) -> str:
-    """What the eye reports within `wait_s`, or nothing."""
-    try:
-        return alarms.get(timeout=wait_s)
-    except queue.Empty:
-        return ""
+def _next(alarms: queue.SimpleQueue[str], due_at: Callable[[], float], wait_s: float) -> str:
+    """What the eye reports within `wait_s`, or nothing; also ends when something is due (Unix time)."""
+    begun, until = time.time(), time.monotonic() + wait_s
+    while (left_s := until - time.monotonic()) > 0 and not begun < due_at() <= time.time():
+        try:
+            return alarms.get(timeout=min(left_s, DUE_S))
+        except queue.Empty:
+            continue
+    return ""
+
+
+def _due_at(local: LocalState) -> float:
+    """When time alone changes what plan wants; 0 = never."""
+    return plan.Memory.read(local).wake_at
 
 
 def wake(url: str) -> None:

@@ -63,6 +63,8 @@ class Settings:
     supervisor_url: str = ""
     supervisor_include: str = ""
     sources: SourceTable = field(default_factory=SourceTable)
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    prometheus_url: str = ""
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -78,7 +80,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         raise Malformed(f"HYDRA_CONFIG: no file {path}")
     else:
         table = {}
-    known = {"limits", "volumes", "labels", "sources", "supervisor", "node", "root"}
+    known = {"limits", "volumes", "labels", "sources", "supervisor", "commands", "prometheus", "node", "root"}
     if unknown := set(table) - known:
         raise Malformed(f"{path}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
     supervisor = table.get("supervisor", {})
@@ -92,6 +94,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         supervisor_url=str(supervisor.get("url", "")),
         supervisor_include=str(supervisor.get("include", "")),
         sources=parse_sources(table.get("sources", {}), f"{path}: sources"),
+        commands=_commands(table.get("commands", {}), path),
+        prometheus_url=str(table.get("prometheus", {}).get("url", "")),
     )
 
 
@@ -114,6 +118,14 @@ def _limits(table: Mapping[str, Any], path: Path) -> Limits:
         if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
             raise Malformed(f"{path}: limits.{name}: must be a number, 0 or more")
     return Limits(**{name: kinds[name](value) for name, value in table.items()})  # type: ignore[arg-type]
+
+
+def _commands(table: Mapping[str, Any], path: Path) -> dict[str, tuple[str, ...]]:
+    """`[commands] NAME = ["program", "argument"]`; no shell, so no text to quote."""
+    for name, words in table.items():
+        if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+            raise Malformed(f"{path}: commands.{name}: must be a list of texts, the program first")
+    return {str(name): tuple(words) for name, words in table.items()}
 
 
 def _volumes(table: Mapping[str, Any], path: Path) -> dict[str, VolumeInfo]:

@@ -80,6 +80,7 @@ def show(context: Context, name: str) -> None:
 hydra channel set prod/search/places --keep-releases 20
 hydra channel set prod/search/places --keep-age 30d --keep-on-nodes 3
 hydra channel set prod/search/places --least-integrity checksum
+hydra channel set prod/search/places --propagate
 hydra channel set prod/search/places --restore
 """)  # fmt: skip
 @click.argument("name", metavar="CHANNEL")
@@ -91,6 +92,11 @@ hydra channel set prod/search/places --restore
     type=click.Choice([str(level) for level in Level]),
     help="Refuse releases whose bytes are protected less than this.",
 )
+@click.option(
+    "--propagate/--no-propagate",
+    default=None,
+    help="What the canaries of one service find bad is bad for all services of the channel.",
+)
 @click.option("--restore", is_flag=True, help="Bring a deleted channel back.")
 @click.pass_obj
 def set_channel(
@@ -100,6 +106,7 @@ def set_channel(
     keep_age: float | None,
     keep_on_nodes: int | None,
     least_integrity: str | None,
+    propagate: bool | None,
     restore: bool,
 ) -> None:
     """Change how a channel keeps its releases and what it demands of them; makes it if it is new.
@@ -119,6 +126,7 @@ def set_channel(
         keep_age_s=before.keep_age_s if keep_age is None else round(keep_age) or None,
         keep_on_nodes=keep_on_nodes or before.keep_on_nodes,
         least_integrity=least_integrity or before.least_integrity,
+        propagate=before.propagate if propagate is None else propagate,
         tombstone=None,
     )
     changed = edit.write(keys.settings(channel), codec.encode(after))

@@ -83,7 +83,7 @@ def retry(context: Context, name: str, reason: str) -> None:
     kv = context.kv(service.env)
     entry, _ = kv.get(keys.verdicts(service))
     found = codec.decode(Verdicts, entry.value, entry.key).releases.values() if entry else ()
-    ids = tuple(sorted(verdict.id for verdict in found))
+    ids = tuple(sorted(verdict.id for verdict in found if verdict.stands))
     _change(context, name, "retried", reason, lambda control: replace(control, retry=ids, abort=()))
 
 
@@ -105,6 +105,28 @@ def abort(context: Context, name: str, release: str | None, reason: str) -> None
     _change(
         context, name, "aborted", reason,
         lambda control: replace(control, abort=tuple(sorted({*control.abort, *wanted}))),
+        after=", ".join(wanted),
+    )  # fmt: skip
+
+
+@command("promote", codes=WRITES, examples="""
+hydra rollout promote prod/search/completion --reason "looked at it by hand"
+hydra rollout promote prod/search/completion prod/search/places@2026-01-31T00-00-00
+""")  # fmt: skip
+@click.argument("name", metavar="SERVICE")
+@click.argument("release", metavar="[CHANNEL@VERSION]", required=False)
+@click.option("--reason", default="", help="Why, for whoever asks later.")
+@click.pass_obj
+def promote(context: Context, name: str, release: str | None, reason: str) -> None:
+    """Skip what a rollout waits for: the check of its canaries, and the pauses. The order of waves stays.
+
+    Without CHANNEL@VERSION: what its instances are being moved to now.
+    """
+    service = context.service(name)
+    wanted = [ReleaseId.parse(release)] if release else _moving(context, service)
+    _change(
+        context, name, "promoted", reason,
+        lambda control: replace(control, promote=tuple(sorted({*control.promote, *wanted}))),
         after=", ".join(wanted),
     )  # fmt: skip
 
@@ -157,8 +179,9 @@ def _change(
         + ("" if changed else " (unchanged)")
     )
     fields = {"paused": wanted.paused, "retry": list(wanted.retry), "abort": list(wanted.abort)}
+    fields["promote"] = list(wanted.promote)
     context.screen.show(Said(text, {"service": service, "changed": changed, **fields}))
 
 
-for _member in (status, pause, resume, retry, abort):
+for _member in (status, pause, resume, retry, abort, promote):
     rollout.add_command(_member)

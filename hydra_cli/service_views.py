@@ -157,7 +157,10 @@ def condition(one: OneService) -> Cell:
         return Cell("paused", Tone.WARN)
     if not one.live:
         return Cell("no instance", Tone.DIM)
-    return Cell("done", Tone.GOOD) if one.at_target == len(one.live) else Cell("going on", Tone.WARN)
+    if one.at_target == len(one.live) and not one.facts.rollouts.stage:
+        return Cell("done", Tone.GOOD)
+    stage = one.facts.rollouts.stage
+    return Cell(f"going on ({stage})" if stage else "going on", Tone.WARN)
 
 
 def instance_table(one: OneService, now: datetime, title: str = "", view: bool = False) -> Table:
@@ -212,6 +215,8 @@ def service_data(one: OneService) -> dict[str, Any]:
         "out": list(one.out),
         "rollout": condition(one).text,
         "paused": one.facts.control.paused,
+        "stage": one.facts.rollouts.stage,
+        "stage_reason": one.facts.rollouts.reason,
         "verdicts": {
             release: {field: getattr(verdict, field) for field in _OF_VERDICT}
             for release, verdict in one.verdicts.items()
@@ -259,5 +264,9 @@ class ServiceView:
         """Troubles, numbers, instances."""
         for text in self.one.troubles():
             yield Line(text, Tone.BAD)
+        if self.one.facts.rollouts.stage:
+            yield Line(self.one.facts.rollouts.title(), Tone.WARN)
+        if self.one.facts.gates.releases:
+            yield Line(self.one.facts.gates.title(), Tone.WARN)
         yield service_table([self.one])
         yield instance_table(self.one, self.now, title="Instances", view=self.view)

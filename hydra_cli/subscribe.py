@@ -10,7 +10,7 @@ import click
 
 from handlers.adapters.ports import KV
 from handlers.adapters.snapshot import load
-from handlers.core import codec, keys, policy
+from handlers.core import codec, gate, keys, policy
 from handlers.core.errors import Usage
 from handlers.core.model import Subscription
 from handlers.core.names import Channel, Service, check_alias
@@ -28,6 +28,16 @@ OPTIONS = {
     "max_unavailable": "most unavailable at a time",
     "min_available": "least available",
     "ram": "short of RAM",
+    "data_first": "all nodes have the data first",
+    "canaries": "go first",
+    "check": "check of those",
+    "check_interval_s": "time between looks",
+    "check_time_s": "time of the check",
+    "check_failures": "looks that may fail",
+    "check_least": "looks with evidence",
+    "check_compare": "times the others",
+    "wave_by": "waves by label",
+    "wave_pause_s": "pause between waves",
 }
 
 
@@ -37,6 +47,8 @@ hydra subscribe prod/search/completion --channel prod/search/places --channel we
 hydra subscribe prod/search/completion --reload signal:HUP@supervisor:completion-{id} --confirm maps
 hydra subscribe prod/search/completion --max-unavailable 25% --drain-time 10s --deadline 5m
 hydra subscribe prod/search/completion --min-available 3
+hydra subscribe prod/search/completion --canaries 2 --check 'http://:/stats#error_rate<=0.01' --check-time 5m
+hydra subscribe prod/search/completion --data-first --wave-by zone --wave-pause 10m
 """)  # fmt: skip
 @click.argument("name", metavar="SERVICE")
 @click.option(
@@ -72,6 +84,32 @@ hydra subscribe prod/search/completion --min-available 3
     metavar="N|N%",
     help="In its place: how many stay in service, however many there are.",
 )
+@click.option(
+    "--data-first/--no-data-first", default=None, help="Move nobody before all nodes have the data."
+)
+@click.option("--canaries", type=click.IntRange(0), help="How many move first (default: 0, 1 with a check).")
+@click.option(
+    "--check",
+    help="How those are checked: http://:PORT/PATH, http://:PORT/PATH#FIELD<=NUMBER, command:NAME, "
+    "prometheus:QUERY<=NUMBER; empty = not at all (default).",
+)
+@click.option(
+    "--check-interval", "check_interval_s", type=Duration(), help="Between two looks (default: 10s)."
+)
+@click.option("--check-time", "check_time_s", type=Duration(), help="How long it is looked (default: 1m).")
+@click.option("--check-failures", type=click.IntRange(0), help="How many looks may fail (default: 0).")
+@click.option(
+    "--check-least",
+    type=click.IntRange(1),
+    help="How many looks must say anything; else the check is inconclusive (default: 1).",
+)
+@click.option(
+    "--check-compare",
+    type=click.FloatRange(0),
+    help="A number must also be within so many times that of instances that did not move (default: 0 = off).",
+)
+@click.option("--wave-by", metavar="LABEL", help="One wave per value of this node label; empty = none.")
+@click.option("--wave-pause", "wave_pause_s", type=Duration(), help="Before each wave (default: 0s).")
 @click.option("--ram", help="Where RAM is short for two releases: via-disk (default).")
 @click.pass_obj
 def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given: Any) -> None:
@@ -89,6 +127,8 @@ def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given
     _require(kv, service, [c for c in wanted.values() if c not in old.channels.values()])
     after = replace(old, channels=wanted, tombstone=None, **_changes(given))
     policy.parse(after)
+    if after.check:
+        gate.parse_check(after.check)
     changed = edit.write(key, codec.encode(after))
     edit.commit(f"service/{service}", "subscribed", before=_title(before), after=after.title())
     context.screen.show(_said(service, after, changed))

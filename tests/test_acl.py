@@ -44,7 +44,15 @@ def releases(channel: Channel) -> list[str]:
     ]
 
 
-PLANNED = [keys.desired("n1"), keys.desired("n2"), keys.proven(SERVICE), keys.ALARMS, keys.lock("plan")]
+PLANNED = [
+    keys.desired("n1"),
+    keys.desired("n2"),
+    keys.proven(SERVICE),
+    keys.rollout(SERVICE),
+    keys.gate(SERVICE),
+    keys.ALARMS,
+    keys.lock("plan"),
+]
 ORDERS = [
     keys.channel_pin(CHANNEL),
     keys.rejected(CHANNEL, VERSION),

@@ -126,6 +126,19 @@ EXAMPLES: Mapping[str, m.Doc] = {
             )
         }
     ),
+    "rollouts/<s>": m.Rollout(
+        ordered=True,
+        stage="check",
+        releases=(ReleaseId.of(CHANNEL, NEW),),
+        instances=("n1.completion-1",),
+        reason="those that went first are checked (http://:/stats#error_rate<=0.01): n1.completion-1",
+    ),
+    "gates/<s>": m.Tally(
+        releases=(ReleaseId.of(CHANNEL, NEW),),
+        good=7,
+        nothing=1,
+        last="error_rate is 0.002 (wanted <=0.01)",
+    ),
     "proven/<s>": m.Proven(channels={CHANNEL: (OLD, NEW)}, nodes=("n1", "n2")),
     "nodes/<node>/info": m.NodeInfo(
         node="n1",

@@ -44,6 +44,7 @@ WATCHES = (
     Watch("nodes", "keyprefix", _everywhere(keys.NODES), "plan", "cluster"),
     Watch("verdicts", "keyprefix", _everywhere(keys.VERDICTS), "plan", "cluster"),
     Watch("states", "keyprefix", _everywhere(keys.STATES), "plan", "cluster"),
+    Watch("rollouts", "keyprefix", _everywhere(keys.ROLLOUTS), "judge", "cluster"),
 )
 
 

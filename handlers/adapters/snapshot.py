@@ -15,12 +15,13 @@ PLANNED = (
     keys.RELEASES,
     keys.VERDICTS,
     keys.PROVEN,
+    keys.ROLLOUTS,
     keys.NODES,
     keys.STATES,
     keys.ACTUAL,
     keys.DESIRED,
 )
-EVERYTHING = (*PLANNED, keys.SLOTS, keys.PROGRESS)
+EVERYTHING = (*PLANNED, keys.SLOTS, keys.PROGRESS, keys.GATES)
 
 
 def load(kv: KV, *prefixes: str) -> World:

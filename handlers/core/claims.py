@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from handlers.core import keys
 from handlers.core.integrity import Level
 from handlers.core.model import RAM, Alarm, Desired, Hold, ServicePlan
 from handlers.core.names import Channel, Service
+from handlers.core.turns import Turns
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import ChannelFacts, NodeFacts, World
 
@@ -28,7 +30,8 @@ Holds = dict[ReleaseId, Hold]
 class Ledger:
     """What all nodes have in common: the world, the service plans, each release's digest as first planned.
 
-    `proven` and `nodes` are what is known of each service: its good releases, and where its instances are.
+    `proven`, `nodes` and `turns` are what is known of each service: its good releases, where its instances
+    are, and which of them may move now.
 
     A header is written once; where KV now has another one, nodes go on with what they took, with an alarm.
     """
@@ -39,10 +42,23 @@ class Ledger:
     nodes: Mapping[Service, tuple[str, ...]]
     first: Mapping[ReleaseId, Hold]
     now: datetime
+    turns: Mapping[Service, Turns] = field(default_factory=dict)
     alarms: list[Alarm] = field(default_factory=list)
+    _plans: dict[tuple[Service, tuple[str, ...]], ServicePlan] = field(default_factory=dict)
     _asked: dict[Service, list[tuple[ReleaseId, str]]] = field(default_factory=dict)
     _bodies: dict[ReleaseId, Hold | None] = field(default_factory=dict)
     _holds: dict[tuple[object, ...], Hold] = field(default_factory=dict)
+
+    def plan(self, service: Service, node: NodeFacts) -> ServicePlan:
+        """The service's plan for one node: the same for all, but for whose turn it is there."""
+        plan, turns = self.plans[service], self.turns.get(service)
+        if turns is None or not turns.waits:
+            return plan
+        here = [key for key in (node.instances.instances if node.instances else {}) if key.service == service]
+        goes = tuple(sorted(key.segment for key in here if keys.slot_id(node.name, key) in turns.goes))
+        # one object per distinct plan: equal parts of a thousand documents are then written as text once
+        fresh = self._plans.get((service, goes)) or replace(plan, waits=turns.waits, goes=goes)
+        return self._plans.setdefault((service, goes), fresh)
 
     def asked(self, service: Service) -> list[tuple[ReleaseId, str]]:
         """The releases that the service wants on each of its nodes, with why."""
@@ -277,14 +293,15 @@ def ram(home: Home, plans: Mapping[Service, ServicePlan], holds: Holds, world: W
                 for name, version in home.previous.ram.items()
                 if name.startswith(f"{part.channel}/") and ReleaseId.of(part.channel, version) in holds
             }
-            version = part.start if part.held or plan.paused else part.target
+            waits = plan.paused or (plan.waits and not plan.goes)
+            version = part.start if part.held or waits else part.target
             body = channel.by_version.get(version) if channel and version else None
             fresh = {
                 f"{part.channel}/{name}": body.version
                 for name, dataset in (body.datasets.items() if body else ())
                 if body and dataset.placement == RAM and ReleaseId.of(part.channel, body.version) in holds
             }
-            stay = plan.paused or body is None
+            stay = waits or body is None
             for name, v in ({**fresh, **before} if stay else fresh).items():
                 sequence = holds[ReleaseId.of(part.channel, v)].sequence
                 result[name] = max(result.get(name, (-1, v)), (sequence, v))

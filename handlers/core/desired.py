@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from handlers.core.claims import BRAKED, Holds, Home, Ledger, claims, lost, ram, with_crowds
-from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, ServicePlan, Subscription
+from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, Rollout, ServicePlan, Subscription
 from handlers.core.names import Channel, Service
 from handlers.core.targets import proven_versions, service_plan, subscription_of
+from handlers.core.turns import Turns, turns
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import NodeFacts, ServiceFacts, World
 
@@ -26,13 +27,15 @@ MOST_ALARMS = 200  # of a document that must fit into one value
 class Plan:
     """What plan wants: `desired` by segment of all nodes, of which `changed` differ from what is written.
 
-    `proven` holds only documents that differ. `held` says why nothing may be planned; then only `alarms`
-    counts. `generation` is the highest one, after this plan.
+    `proven` and `rollouts` hold only documents that differ. `held` says why nothing may be planned; then only
+    `alarms` counts. `generation` is the highest one, after this plan. At `due` time alone changes it.
     """
 
     desired: Mapping[str, Desired] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
     proven: Mapping[Service, Proven] = field(default_factory=dict)
+    rollouts: Mapping[Service, Rollout] = field(default_factory=dict)
+    due: datetime | None = None
     alarms: Alarms
     generation: int = 0
     held: str = ""
@@ -66,6 +69,8 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
         desired=desired,
         changed=tuple(changed),
         proven=_proven(world, ledger),
+        rollouts=_rollouts(world, ledger),
+        due=min((t.due for t in ledger.turns.values() if t.due), default=None),
         alarms=_alarms(wrong, generation),
         generation=generation,
     )
@@ -146,6 +151,7 @@ def _ledger(world: World, homes: list[Home], now: datetime) -> tuple[Ledger, lis
             unsure.update(home.previous.services)
     plans: dict[Service, ServicePlan] = {}
     proven: dict[Service, Mapping[Channel, tuple[Version, ...]]] = {}
+    order: dict[Service, Turns] = {}
     alarms: list[Alarm] = []
     for name in sorted(world.services.keys() | nodes.keys() | last.keys()):
         facts = world.service(name)
@@ -165,10 +171,11 @@ def _ledger(world: World, homes: list[Home], now: datetime) -> tuple[Ledger, lis
             world, facts, subscription.channels, uncordoned.get(name), name not in unsure
         )
         plans[name], found = service_plan(world, facts, subscription, proven[name], before, now)
+        order[name] = turns(world, facts, subscription, plans[name], proven[name], now)
         alarms += found
     first = {r: hold for home in homes for r, hold in home.previous.releases.items() if hold.digest}
     named = {service: tuple(sorted(names)) for service, names in nodes.items()}
-    return Ledger(world, plans, proven, named, first, now), alarms
+    return Ledger(world, plans, proven, named, first, now, order), alarms
 
 
 def _last_plans(homes: Iterable[Home]) -> dict[Service, ServicePlan]:
@@ -205,7 +212,7 @@ def _holds(homes: list[Home], ledger: Ledger, brake_share: float) -> tuple[dict[
 
 
 def _desired(home: Home, ledger: Ledger, holds: Holds, generation: int) -> Desired:
-    plans = {service: ledger.plans[service] for service in home.services if service in ledger.plans}
+    plans = {s: ledger.plan(s, home.node) for s in home.services if s in ledger.plans}
     if home.cordoned:
         plans = {service: _cordoned(plan, holds, ledger.world) for service, plan in plans.items()}
     return Desired(
@@ -254,6 +261,11 @@ def _proven(world: World, ledger: Ledger) -> dict[Service, Proven]:
         if fresh != before or "proven" in facts.unreadable:
             result[service] = fresh
     return result
+
+
+def _rollouts(world: World, ledger: Ledger) -> dict[Service, Rollout]:
+    """The documents about whose turn it is that differ from what is written."""
+    return {s: t.rollout for s, t in ledger.turns.items() if t.rollout != world.service(s).rollouts}
 
 
 def _alarms(alarms: Iterable[Alarm], generation: int) -> Alarms:

@@ -45,6 +45,8 @@ _SERVICE = {
     "verdicts": _document(model.Verdicts),
     "proven": _document(model.Proven),
     "slots": _document(model.Slots),
+    "rollouts": _document(model.Rollout),
+    "gates": _document(model.Tally),
 }
 _NODE = {
     "info": _document(model.NodeInfo),

@@ -20,6 +20,8 @@ SERVICES = f"{ROOT}services/"
 VERDICTS = f"{ROOT}verdicts/"
 SLOTS = f"{ROOT}slots/"
 PROVEN = f"{ROOT}proven/"
+ROLLOUTS = f"{ROOT}rollouts/"
+GATES = f"{ROOT}gates/"
 NODES = f"{ROOT}nodes/"
 DESIRED = f"{ROOT}desired/"
 ACTUAL = f"{ROOT}actual/"
@@ -99,6 +101,16 @@ def verdicts(name: Service) -> str:
 def proven(name: Service) -> str:
     """Versions that every live instance of a service once confirmed."""
     return f"{PROVEN}{name}"
+
+
+def rollout(name: Service) -> str:
+    """How far releases are that not every instance of a service may move to yet."""
+    return f"{ROLLOUTS}{name}"
+
+
+def gate(name: Service) -> str:
+    """The looks of the check of a service's canaries."""
+    return f"{GATES}{name}"
 
 
 def slots(name: Service) -> str:

@@ -161,7 +161,7 @@ def parse_reload(text: str) -> Reload:
         case ["frozen"]:
             return Frozen()
         case ["http", _]:
-            return HttpReload(_url(text, "reload"))
+            return HttpReload(parse_url(text, "reload"))
         case ["signal", rest]:
             return _signal(text, rest)
         case ["restart", rest] if rest.startswith("supervisor:"):
@@ -185,7 +185,7 @@ def parse_confirm(text: str) -> Confirm:
         raise Usage(
             f"confirm {text!r} must end in #FIELD, the field of the JSON answer that holds the version"
         )
-    return ByHttp(_url(url if url.startswith("http://") else f"http:{url}", "confirm"), field)
+    return ByHttp(parse_url(url if url.startswith("http://") else f"http:{url}", "confirm"), field)
 
 
 def parse_ram(text: str) -> RamPolicy:
@@ -222,7 +222,7 @@ def _program(text: str, name: str) -> str:
     return name
 
 
-def _url(text: str, what: str) -> Url:
+def parse_url(text: str, what: str) -> Url:
     """Only ports of the instance itself: a subscription must not make nodes call whatever it likes."""
     found = _URL.fullmatch(text)
     if not found:

@@ -88,7 +88,7 @@ def retention(world: World, audit: Iterable[str], now: datetime) -> Retention:
 def _blind(world: World) -> str:
     """What keeps retain from knowing which releases are named. Empty = it sees everything."""
     for service in world.services.values():
-        if parts := sorted(service.unreadable - {"verdicts", "slots"}):
+        if parts := sorted(service.unreadable - {"verdicts", "slots", "rollouts", "gates"}):
             return f"{', '.join(parts)} of service {service.name} cannot be read"
     for node in world.nodes.values():
         if not node.gone and (parts := sorted(node.unreadable & {"desired", "states", "instances"})):
@@ -216,7 +216,8 @@ def _lives(world: World, service: Service) -> bool:
 
 def _deleted_service(world: World, service: Service, owner: str) -> Iterable[Removal]:
     why = "the service is unsubscribed"
-    parts = (keys.verdicts(service), keys.proven(service), keys.slots(service))
+    builders = (keys.verdicts, keys.proven, keys.rollout, keys.gate, keys.slots)
+    parts = tuple(key(service) for key in builders)
     if found := tuple(key for key in (*parts, *_locks(world, service)) if key in world.indexes):
         yield Removal(object=owner, why=why, keys=found)
     yield from _folder(world, owner, why, keys.service(service), last=keys.subscription(service))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from handlers.core.model import AliasPlan, InstanceState, Ready, ServicePlan, Step, Verdicts
-from handlers.core.names import Channel
+from handlers.core.names import Channel, InstanceKey
 from handlers.core.reasons import Reason
 from handlers.core.version import ReleaseId, Version
 
@@ -86,7 +86,7 @@ def _alias_goal(
     if current and wanted.held:
         return current, Reason.HELD.say(held=wanted.held)
     verdict = verdicts.releases.get(release)
-    if verdict and verdict.id not in plan.retry:
+    if verdict and verdict.stands and verdict.id not in plan.retry:
         # also of an alias that is new: or the instance would go out for it again and again
         return current, Reason.HALTED.say(release=release, verdict=verdict.verdict, why=verdict.reason)
     reason = usable(wanted.channel, target)
@@ -212,6 +212,8 @@ def _rest(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan, froz
         return Next(Do.NOTHING, replace(calm, reason=Reason.FROZEN.say()))
     if plan.paused:
         return Next(Do.NOTHING, replace(calm, reason=Reason.PAUSED.say()))
+    if not plan.lets_go(InstanceKey.of(state.service, state.id)):
+        return Next(Do.NOTHING, replace(calm, reason=Reason.TURN.say(why=plan.waits)))
     return Next(Do.ASK, _out(calm, aim, Step.DRAIN, Reason.DRAINING.say()))
 
 

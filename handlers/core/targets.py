@@ -11,9 +11,10 @@ Order comes from sequence numbers; the only clock is `now`, for pins that end by
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from handlers.core.gate import Outcome
 from handlers.core.model import (
     Alarm,
     AliasPlan,
@@ -25,6 +26,7 @@ from handlers.core.model import (
     Verdict,
 )
 from handlers.core.names import Channel
+from handlers.core.turns import checked
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import ChannelFacts, ServiceFacts, World
 
@@ -42,6 +44,13 @@ class Case:
     proven: tuple[Version, ...]
     last: AliasPlan | None
     now: datetime
+    condemned: Mapping[Version, str] = field(default_factory=dict)
+
+    @property
+    def pinned(self) -> set[Version]:
+        """What operators have pinned here, against whatever a check of canaries found."""
+        pins = (self.service.pins.get(self.alias), self.channel.pin)
+        return {pin.version for pin in pins if pin and _in_force(pin, self.now)}
 
     @property
     def frozen(self) -> bool:
@@ -55,8 +64,10 @@ class Case:
             return "rejected"
         if release in self.service.control.abort:
             return "aborted"
+        if version in self.pinned:
+            return ""
         verdict = standing_verdict(self.service, release)
-        return "bad" if verdict and verdict.verdict == "bad" else ""
+        return "bad" if verdict and verdict.verdict == "bad" else self.condemned.get(version, "")
 
     def newest(self, versions: Iterable[Version]) -> Version | None:
         """The one of the highest sequence that exists and is not barred."""
@@ -67,7 +78,23 @@ class Case:
 def standing_verdict(service: ServiceFacts, release: ReleaseId) -> Verdict | None:
     """The verdict on a release, unless an operator has overruled it."""
     verdict = service.verdicts.releases.get(release)
-    return None if verdict is None or verdict.id in service.control.retry else verdict
+    if verdict is None or not verdict.stands or verdict.id in service.control.retry:
+        return None
+    return verdict
+
+
+def condemned(world: World, channel: ChannelFacts) -> dict[Version, str]:
+    """What the canaries of one service found bad for all, where the channel says so (`propagate`)."""
+    if not channel.settings.propagate:
+        return {}
+    return {
+        release.version: f"bad for {name}"
+        for name, facts in sorted(world.services.items())
+        for release in facts.verdicts.releases
+        if release.channel == channel.name
+        and (verdict := standing_verdict(facts, release))
+        and verdict.verdict == Outcome.BAD
+    }
 
 
 def alias_plan(case: Case) -> tuple[AliasPlan, list[Alarm]]:
@@ -94,6 +121,8 @@ def _halted(case: Case, target: Version, last: AliasPlan) -> str:
     if case.service.unreadable & {"verdicts", "control"}:
         return last.held if last.target == target else ""
     verdict = standing_verdict(case.service, ReleaseId.of(case.channel.name, target))
+    if verdict and verdict.verdict in tuple(Outcome):
+        return "" if target in case.pinned else f"its check was {verdict.verdict}: {verdict.reason}"
     return f"halted on {verdict.node} ({verdict.instance}): {verdict.reason}" if verdict else ""
 
 
@@ -136,16 +165,27 @@ def _standing(pin: Pin | None, what: str, now: datetime, alarms: list[Alarm]) ->
     """The pin, unless its time is over."""
     if pin is None or not pin.until:
         return pin
-    try:
-        until = datetime.fromisoformat(pin.until)
-    except ValueError:
+    if _end_of(pin) is None:
         owner, _, name = what.partition(" ")
         alarms.append(
             Alarm(object=owner, text=f"{name}: until {pin.until!r} is not a time; the pin stays in force")
         )
         return pin
-    until = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return pin if now < until else None
+    return pin if _in_force(pin, now) else None
+
+
+def _in_force(pin: Pin, now: datetime) -> bool:
+    until = _end_of(pin) if pin.until else None
+    return until is None or now < until
+
+
+def _end_of(pin: Pin) -> datetime | None:
+    """When the pin ends by itself; None where that is not a time."""
+    try:
+        until = datetime.fromisoformat(pin.until)
+    except ValueError:
+        return None
+    return until if until.tzinfo else until.replace(tzinfo=UTC)
 
 
 def _older(channel: ChannelFacts, version: Version) -> list[Version]:
@@ -185,6 +225,7 @@ def service_plan(
             proven=proven.get(name, ()),
             last=before,
             now=now,
+            condemned=condemned(world, channel),
         )
         aliases[alias], found = alias_plan(case)
         alarms += found
@@ -201,8 +242,23 @@ def service_plan(
         min_available=subscription.min_available,
         ram=subscription.ram,
         paused=control.paused,
-        retry=control.retry,
+        retry=(*control.retry, *_overruled(facts, aliases, world, now)),
     ), alarms
+
+
+def _overruled(
+    facts: ServiceFacts, aliases: Mapping[str, AliasPlan], world: World, now: datetime
+) -> list[str]:
+    """Ids of what checks found of releases that operators have pinned: the pin beats the verdict."""
+    found = []
+    for alias, part in aliases.items():
+        channel = world.channels.get(part.channel)
+        pins = (facts.pins.get(alias), channel.pin if channel else None)
+        for pin in pins:
+            verdict = facts.verdicts.releases.get(ReleaseId.of(part.channel, pin.version)) if pin else None
+            if pin and verdict and verdict.verdict in tuple(Outcome) and _in_force(pin, now):
+                found.append(verdict.id)
+    return sorted(set(found) - set(facts.control.retry))
 
 
 def _gone(
@@ -249,10 +305,20 @@ def proven_versions(
             versions.add(before.start)
         confirmed = {_confirmed(r.state, alias, name) for r in live}
         if sure and len(confirmed) == 1 and (version := confirmed.pop()):
-            versions.add(version)
+            unchecked = bool(versions - {version}) and not _passed(facts, ReleaseId.of(name, version), world)
+            versions.update(() if unchecked else (version,))
         if kept := _kept(world.channels.get(name), versions):
             result[name] = kept
     return result
+
+
+def _passed(facts: ServiceFacts, release: ReleaseId, world: World) -> bool:
+    """Whether nothing is left to check before the release is proven."""
+    check = facts.subscription.check if facts.subscription else ""
+    channel = world.channels.get(release.channel)
+    pins = [*facts.pins.values(), *([channel.pin] if channel and channel.pin else [])]
+    pinned = any(pin.version == release.version for pin in pins)
+    return not check or pinned or release in facts.control.promote or checked(facts, release)
 
 
 def _confirmed(state: InstanceState | None, alias: str, channel: Channel) -> Version | None:

@@ -21,6 +21,8 @@ _VERDICTS = model.Verdicts()
 _PROVEN = model.Proven()
 _SLOTS = model.Slots()
 _ALARMS = model.Alarms()
+_ROLLOUT = model.Rollout()
+_TALLY = model.Tally()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class ChannelFacts:
 class ServiceFacts:
     """All documents of one service; `pins` by alias.
 
-    `unreadable` has `subscription`, `control`, `verdicts`, `proven`, `slots` and `pin/<alias>`.
+    `unreadable` has the names of these fields, and `pin/<alias>`.
     """
 
     name: Service
@@ -64,6 +66,8 @@ class ServiceFacts:
     verdicts: model.Verdicts = _VERDICTS
     proven: model.Proven = _PROVEN
     slots: model.Slots = _SLOTS
+    rollouts: model.Rollout = _ROLLOUT
+    gates: model.Tally = _TALLY
     unreadable: frozenset[str] = frozenset()
 
     @property

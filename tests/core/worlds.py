@@ -176,6 +176,7 @@ def writes(made: Plan) -> list[tuple[str, bytes]]:
     if made.held:
         return result
     result += [(keys.proven(service), codec.encode(doc)) for service, doc in made.proven.items()]
+    result += [(keys.rollout(service), codec.encode(doc)) for service, doc in made.rollouts.items()]
     return result + [(keys.DESIRED + segment(n), codec.encode(made.desired[n])) for n in made.changed]
 
 

@@ -4,6 +4,7 @@ It knows nothing of Hydra but its view (`HYDRA_VIEW`) and imports nothing of thi
 file `value.json` with the version that it belongs to; the one of `settings` also says how this release fares:
 
     sick      its health check fails
+    errors    the number that GET /stats says; without it there is no traffic to tell of
     refuse    the text of a 500 that its reload ends with
     slow_s    how long its reload takes
     settle_s  how long after that it is not in service and does not confirm
@@ -12,6 +13,7 @@ SIGUSR1 makes the service sick until it loads something else.
 
     GET  /complete    the version of each dataset that this answer is made of
     GET  /healthz     200 while the state file says `ready` and the data is well, else 503
+    GET  /stats       how it does with this release, as its own measurements say
     GET  /version     the same versions, and one for all; how often and in which process it was loaded
     POST /reload      load what the view points to now (so does SIGHUP)
 """
@@ -131,6 +133,8 @@ class Requests(BaseHTTPRequestHandler):
             self.answer(200 if self.reader.is_well() else 503, {})
         elif data is None:
             self.answer(503, {"error": "no data yet"})
+        elif self.path == "/stats":
+            self.answer(200, {"errors": data.fares.get("errors")})
         elif self.path.startswith("/complete"):
             self.answer(200, {"places": [data.versions["index"]], "versions": data.versions})
         else:

@@ -3,7 +3,7 @@
 from handlers.core import keys
 from watches import registry
 
-HANDLERS = {"node": {"sync", "reload"}, "cluster": {"plan"}}
+HANDLERS = {"node": {"sync", "reload"}, "cluster": {"plan", "judge"}}
 
 
 def test_every_row_has_a_name_of_its_own() -> None:

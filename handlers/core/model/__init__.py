@@ -51,9 +51,11 @@ from handlers.core.model.releases import (
 from handlers.core.model.services import (
     Control,
     Proven,
+    Rollout,
     SlotEntry,
     Slots,
     Subscription,
+    Tally,
     Verdict,
     Verdicts,
 )
@@ -101,6 +103,7 @@ __all__ = [
     "Rejected",
     "Release",
     "ReleaseStatus",
+    "Rollout",
     "ServicePlan",
     "SlotEntry",
     "Slots",
@@ -108,6 +111,7 @@ __all__ = [
     "States",
     "Step",
     "Subscription",
+    "Tally",
     "Verdict",
     "Verdicts",
     "VolumeInfo",

@@ -132,7 +132,9 @@ class AliasPlan(Part):
 class ServicePlan(Part):
     """All that a node must know to move its instances of one service.
 
-    `retry` are verdict ids that an operator has overruled. Where the other instances are is in `proven/<s>`.
+    `retry` are verdict ids that an operator has overruled. `waits` says why it is not yet the turn of the
+    instances here, those in `goes` (last parts of their keys) excepted. Where the others are is in
+    `proven/<s>`.
     """
 
     aliases: Mapping[str, AliasPlan]
@@ -146,6 +148,12 @@ class ServicePlan(Part):
     ram: str = "via-disk"
     paused: bool = False
     retry: tuple[str, ...] = ()
+    waits: str = ""
+    goes: tuple[str, ...] = ()
+
+    def lets_go(self, instance: InstanceKey) -> bool:
+        """Whether it is this instance's turn."""
+        return not self.waits or instance.segment in self.goes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,16 @@ class Meta(Doc):
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelSettings(Doc):
-    """`channels/<c>/settings`; a `tombstone` says that the channel is deleted."""
+    """`channels/<c>/settings`; a `tombstone` says that the channel is deleted.
+
+    `propagate`: what the canaries of one service find bad is bad for all services of the channel.
+    """
 
     keep_releases: int = 10
     keep_age_s: int | None = None
     keep_on_nodes: int = 2
     least_integrity: str = "size"
+    propagate: bool = False
     tombstone: Note | None = None
 
     def title(self) -> str:

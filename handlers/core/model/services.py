@@ -16,7 +16,8 @@ class Subscription(Doc):
     """`services/<s>/subscription`: channels by alias and how instances are moved; or a tombstone.
 
     `reload`, `confirm`, `drain` are texts as in `handlers.core.policy`, the budget (`max_unavailable`, or
-    `min_available` in its place) as in `handlers.core.budget`. Seconds in `_s`.
+    `min_available` in its place) as in `handlers.core.budget`, the order (`data_first`, `canaries`,
+    `wave_by`) as in `handlers.core.turns`, the `check` as in `handlers.core.gate`. Seconds in `_s`.
     """
 
     channels: Mapping[str, Channel] = field(default_factory=dict)
@@ -28,6 +29,16 @@ class Subscription(Doc):
     max_unavailable: Amount = 1
     min_available: Amount | None = None
     ram: str = "via-disk"
+    data_first: bool = False
+    canaries: int = 0
+    check: str = ""
+    check_interval_s: float = 10.0
+    check_time_s: float = 60.0
+    check_failures: int = 0
+    check_least: int = 1
+    check_compare: float = 0.0
+    wave_by: str = ""
+    wave_pause_s: float = 0.0
     tombstone: Note | None = None
 
     def title(self) -> str:
@@ -40,12 +51,14 @@ class Subscription(Doc):
 class Control(Doc):
     """`services/<s>/control`: an operator's orders for the rollouts of one service.
 
-    `retry` names verdict ids that no longer hold; `abort` releases that nobody may run or move to.
+    `retry` names verdict ids that no longer hold; `abort` releases that nobody may run or move to; `promote`
+    releases that need no check and no pauses.
     """
 
     paused: bool = False
     retry: tuple[str, ...] = ()
     abort: tuple[ReleaseId, ...] = ()
+    promote: tuple[ReleaseId, ...] = ()
     who: str = ""
     when: str = ""
     why: str = ""
@@ -56,7 +69,11 @@ class Control(Doc):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict(Part):
-    """What an instance found of one release: `halted` (moves stop) or `bad` (instances go back)."""
+    """What was found of one release.
+
+    `halted` by an instance: moves stop. By the check of canaries: `bad` (instances go back), `inconclusive`
+    (moves stop), `good` (moves go on).
+    """
 
     id: str
     verdict: str
@@ -64,6 +81,11 @@ class Verdict(Part):
     node: str
     instance: str
     when: str = ""
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is in the way of anything."""
+        return self.verdict != "good"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,3 +134,40 @@ class Proven(Doc):
     def title(self) -> str:
         newest = ", ".join(f"{c}@{v[-1]}" for c, v in sorted(self.channels.items()) if v)
         return f"Proven: {newest or 'nothing yet'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout(Doc):
+    """`rollouts/<s>`, written by plan: how far releases are that not every instance may move to yet.
+
+    `ordered` = the service has an order to keep, also when its subscription is lost. `stage` is empty when
+    everybody may, else `data`, `canary`, `check`, `pause` or `wave`. `instances` are the canaries by slot id.
+    `wave` is the one that goes or comes next; `until` ends its `pause`.
+    """
+
+    ordered: bool = False
+    stage: str = ""
+    releases: tuple[ReleaseId, ...] = ()
+    instances: tuple[str, ...] = ()
+    wave: str = ""
+    until: str = ""
+    reason: str = ""
+
+    def title(self) -> str:
+        what = ", ".join(self.releases)
+        return f"{what}: {self.reason or 'every instance may move'}" if what else "Nobody waits for a turn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally(Doc):
+    """`gates/<s>`: the looks of the check of canaries so far, and what the last one saw."""
+
+    releases: tuple[ReleaseId, ...] = ()
+    good: int = 0
+    bad: int = 0
+    nothing: int = 0
+    last: str = ""
+
+    def title(self) -> str:
+        seen = f"{self.good} good, {self.bad} bad, {self.nothing} without evidence"
+        return f"Check of {', '.join(self.releases)}: {seen}"

@@ -1,0 +1,295 @@
+"""Whose turn it is to move to a release that is not proven yet: first the data, the canaries, then the waves.
+
+    data     with `data_first`: nobody moves before all live nodes of the service have the release complete
+    canary   the first few instances move, as many as `canaries` says
+    check    they are checked (`handlers.judge`); the verdict decides
+    pause    with `wave_pause_s`: a while between the canaries and the first wave, and between waves
+    wave     with `wave_by`: the nodes with one value of this label after the other; last those without it
+
+Only moves to unproven releases have an order: whoever goes back to a proven one waits for nobody. An
+instance that has begun to move is never called back by its turn, only by another target. Each decision
+follows from what instances say now and from `rollouts/<s>` as plan wrote it last; a stage that is over stays
+over.
+
+Invariant: with a check, no instance beyond the canaries is allowed to move to a release before there is a
+standing verdict `good` on it, or an operator promoted or pinned it; whoever dies, and however often plan is
+interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from handlers.core import keys
+from handlers.core.gate import Outcome
+from handlers.core.model import Ready, Rollout, ServicePlan, State, Step, Subscription
+from handlers.core.names import Channel
+from handlers.core.reasons import Reason
+from handlers.core.version import ReleaseId, Version
+from handlers.core.world import Replica, ServiceFacts, World
+
+SHOWN = 5
+Proven = Mapping[Channel, tuple[Version, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """`waits` says why instances that are not in `goes` (slot ids) wait; empty = everybody may move.
+
+    `rollout` is the document to write, `due` when it will be different without anything else changing.
+    """
+
+    waits: str = ""
+    goes: frozenset[str] = frozenset()
+    rollout: Rollout = field(default_factory=Rollout)
+    due: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """One service while a release is on its way; `order` are its live instances as their turns come."""
+
+    world: World
+    facts: ServiceFacts
+    subscription: Subscription
+    plan: ServicePlan
+    fresh: tuple[ReleaseId, ...]
+    proven: Proven
+    order: tuple[Replica, ...]
+    last: Rollout
+    promoted: bool
+    now: datetime
+
+    def runs(self, replica: Replica) -> bool:
+        """Whether it has taken over all that is fresh, and is back in service from it."""
+        state = replica.state
+        return (
+            state is not None
+            and (state.state, state.step) == (Ready.READY, Step.IDLE)
+            and all(
+                state.runs(a, p.channel, p.target) for a, p in self.plan.aliases.items() if self._fresh(a)
+            )
+        )
+
+    def begun(self, replica: Replica) -> bool:
+        """Whether it runs something fresh already, or is on its way to it."""
+        state = replica.state
+        return state is not None and any(
+            state.runs(a, p.channel, p.target) or state.moving.get(a) == p.target
+            for a, p in self.plan.aliases.items()
+            if self._fresh(a)
+        )
+
+    def _fresh(self, alias: str) -> bool:
+        part = self.plan.aliases[alias]
+        return part.target is not None and ReleaseId.of(part.channel, part.target) in self.fresh
+
+
+def turns(
+    world: World,
+    facts: ServiceFacts,
+    subscription: Subscription,
+    plan: ServicePlan,
+    proven: Proven,
+    now: datetime,
+) -> Turns:
+    """Whose turn it is, in a service that `plan` describes for all its nodes alike."""
+    fresh = unproven(plan, proven)
+    last = facts.rollouts if facts.rollouts.releases == fresh else Rollout()
+    lost = facts.subscription is None or "rollouts" in facts.unreadable
+    ordered = facts.rollouts.ordered or "rollouts" in facts.unreadable if lost else _ordered(subscription)
+    if not fresh or not ordered:
+        return Turns(rollout=Rollout(ordered=ordered, extra=facts.rollouts.extra))
+    live = [r for r in world.replicas(facts.name) if r.node.alive and not r.node.cordon]
+    case = _Case(
+        world=world,
+        facts=facts,
+        subscription=subscription,
+        plan=plan,
+        fresh=fresh,
+        proven=proven,
+        order=tuple(sorted(live, key=lambda r: (_wave_rank(r, subscription), slot_of(r)))),
+        last=last,
+        promoted=all(_promoted(world, facts, plan, release) for release in fresh),
+        now=now,
+    )
+    if lost or facts.unreadable & {"control", "verdicts"}:
+        return _unknown(case)
+    return _data(case) or _canary(case) or _waves(case)
+
+
+def _ordered(subscription: Subscription) -> bool:
+    """Whether the service has any order to keep."""
+    wanted = subscription.canaries or subscription.check or subscription.wave_by or subscription.data_first
+    return bool(wanted) and subscription.reload != "frozen"
+
+
+def unproven(plan: ServicePlan, proven: Proven) -> tuple[ReleaseId, ...]:
+    """The targets that nobody has proven yet, of channels of which something else is proven."""
+    found = {
+        ReleaseId.of(part.channel, part.target)
+        for part in plan.aliases.values()
+        if part.target is not None and part.target not in (known := proven.get(part.channel, ())) and known
+    }
+    return tuple(sorted(found))
+
+
+def checked(facts: ServiceFacts, release: ReleaseId) -> bool:
+    """Whether the check of canaries passed the release."""
+    verdict = facts.verdicts.releases.get(release)
+    return verdict is not None and verdict.verdict == Outcome.GOOD and verdict.id not in facts.control.retry
+
+
+def _promoted(world: World, facts: ServiceFacts, plan: ServicePlan, release: ReleaseId) -> bool:
+    """Whether an operator wants the release at once: by `promote`, or by a pin."""
+    if release in facts.control.promote:
+        return True
+    channel = world.channels.get(release.channel)
+    pins = [facts.pins.get(a) for a, p in plan.aliases.items() if p.channel == release.channel]
+    pins.append(channel.pin if channel else None)
+    return any(pin is not None and pin.version == release.version for pin in pins)
+
+
+def slot_of(replica: Replica) -> str:
+    """How an instance is called in `slots/<s>`, in `rollouts/<s>`, and here."""
+    return keys.slot_id(replica.node.name, replica.key)
+
+
+def _wave_of(replica: Replica, subscription: Subscription) -> str:
+    return replica.node.info.labels.get(subscription.wave_by, "") if replica.node.info else ""
+
+
+def _wave_rank(replica: Replica, subscription: Subscription) -> tuple[bool, str]:
+    wave = _wave_of(replica, subscription) if subscription.wave_by else ""
+    return not wave, wave
+
+
+def _stage(
+    case: _Case,
+    stage: str,
+    why: str,
+    goes: Iterable[Replica] = (),
+    *,
+    canaries: Iterable[str] = (),
+    wave: str = "",
+    until: datetime | None = None,
+) -> Turns:
+    allowed = {slot_of(r) for r in case.order if case.begun(r)} | {slot_of(r) for r in goes}
+    rollout = replace(
+        case.facts.rollouts,
+        ordered=True,
+        stage=stage,
+        releases=case.fresh,
+        instances=tuple(sorted(canaries)) or case.last.instances,
+        wave=wave,
+        until=until.isoformat(timespec="milliseconds") if until else "",
+        reason=why,
+    )
+    return Turns(waits=why, goes=frozenset(allowed), rollout=rollout, due=until)
+
+
+def _unknown(case: _Case) -> Turns:
+    """What decides cannot be read: whoever may move already may go on, nobody else."""
+    why = Reason.TURN_UNKNOWN.say()
+    chosen = [r for r in case.order if slot_of(r) in case.last.instances]
+    return Turns(waits=why, goes=_stage(case, "", why, chosen).goes, rollout=case.facts.rollouts)
+
+
+def _data(case: _Case) -> Turns | None:
+    """None = all live nodes have all that is fresh, or need not."""
+    if not case.subscription.data_first or case.last.stage not in ("", "data"):
+        return None
+    missing = sorted({r.node.name for r in case.order if not _holds(r, case.fresh)})
+    if not missing:
+        return None
+    return _stage(case, "data", Reason.TURN_DATA.say(nodes=_some(missing)))
+
+
+def _holds(replica: Replica, releases: Iterable[ReleaseId]) -> bool:
+    there = replica.node.actual.releases if replica.node.actual else {}
+    return all(r in there and there[r].state is State.SUCCESS for r in releases)
+
+
+def _canary(case: _Case) -> Turns | None:
+    """None = there are no canaries, or they have passed."""
+    wanted = max(case.subscription.canaries, 1 if case.subscription.check else 0)
+    if not wanted or case.promoted or case.last.stage in ("pause", "wave"):
+        return None
+    if case.subscription.check and all(checked(case.facts, release) for release in case.fresh):
+        return None
+    chosen = _chosen(case, wanted)
+    names = _some(sorted(map(slot_of, chosen)))
+    if not chosen or not all(case.runs(replica) for replica in chosen):
+        why = Reason.TURN_CANARY.say(who=names or "nobody is alive")
+        return _stage(case, "canary", why, chosen, canaries=map(slot_of, chosen))
+    if case.subscription.check:
+        why = Reason.TURN_CHECK.say(who=names, check=case.subscription.check)
+        return _stage(case, "check", why, chosen, canaries=map(slot_of, chosen))
+    return None
+
+
+def _chosen(case: _Case, count: int) -> list[Replica]:
+    """The canaries: who has begun, then who was chosen before, then who is off the proven releases anyway."""
+
+    def rank(replica: Replica) -> tuple[bool, bool, bool]:
+        state = replica.state
+        proven = state is not None and all(
+            state.releases.get(a) in case.proven.get(p.channel, ()) for a, p in case.plan.aliases.items()
+        )
+        return not case.begun(replica), slot_of(replica) not in case.last.instances, proven
+
+    return sorted(case.order, key=rank)[:count]
+
+
+def _waves(case: _Case) -> Turns:
+    """The first wave that is not through goes, and all before it; everybody, when it is the last."""
+    waves = dict.fromkeys(_wave_rank(r, case.subscription) for r in case.order)
+    left = [w for w in waves if not all(case.runs(r) for r in case.order if _rank(case, r) == w)]
+    if not left:
+        return Turns(rollout=case.facts.rollouts)  # until all of it is proven
+    current = left[0]
+    name = current[1]
+    goes = [r for r in case.order if _rank(case, r) < current]
+    until = _pause_until(case, name, first=current == next(iter(waves)))
+    if until is not None and case.now < until:
+        what = f"{case.subscription.wave_by} {name or 'none'}" if case.subscription.wave_by else "all others"
+        why = Reason.TURN_PAUSE.say(until=f"{until:%H:%M:%S} UTC", wave=what)
+        return _stage(case, "pause", why, goes, wave=name, until=until)
+    goes += [r for r in case.order if _rank(case, r) == current]
+    if len(left) == 1:
+        opened = _stage(case, "wave", "", goes, wave=name)
+        return replace(opened, goes=frozenset())  # the last one: nobody is left to wait
+    why = Reason.TURN_WAVE.say(label=case.subscription.wave_by, wave=name or "none")
+    return _stage(case, "wave", why, goes, wave=name)
+
+
+def _rank(case: _Case, replica: Replica) -> tuple[bool, str]:
+    return _wave_rank(replica, case.subscription)
+
+
+def _pause_until(case: _Case, wave: str, *, first: bool) -> datetime | None:
+    """When the wave may begin; None = at once, or it has begun."""
+    pause_s, last = case.subscription.wave_pause_s, case.last
+    after_canaries = bool(case.subscription.canaries or case.subscription.check)
+    if not pause_s or case.promoted or (first and not after_canaries):
+        return None
+    if last.stage == "wave" and last.wave == wave:
+        return None
+    if last.stage == "pause" and last.wave == wave and (until := _time(last.until)):
+        return until
+    return case.now + timedelta(seconds=pause_s)
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,415 @@
+"""Whose turn it is: data first, canaries, their check, waves and pauses; whatever dies or is interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from handlers.core import codec, keys, model
+from handlers.core.desired import Plan
+from handlers.core.names import InstanceKey
+from tests.core.worlds import COMPLETE, NOW, PLACES, ROUTE, Cluster, rid, v, writes
+
+ZONES = {"n1": "a", "n2": "a", "n3": "b", "n4": "b", "n5": ""}
+CHECK = "http://:/healthz"
+
+
+class Fleet(Cluster):
+    """Five nodes in two zones and without one; release 1 is proven. `now` moves only by `later`."""
+
+    def __init__(self, **order: object) -> None:
+        super().__init__()
+        self.now = NOW
+        self.publish(1)
+        self.order(**order)
+        for name, zone in ZONES.items():
+            self.node(name, COMPLETE)
+            self.put(keys.info(name), model.NodeInfo(node=name, labels={"zone": zone} if zone else {}))
+            self.runs(name, places=1)
+        self.step()
+        self.publish(2)
+        self.step()
+
+    def order(self, **order: object) -> None:
+        subscription = model.Subscription(channels={"places": PLACES}, **order)  # type: ignore[arg-type]
+        self.put(keys.subscription(COMPLETE), subscription)
+
+    def step(self) -> Plan:
+        """Plan until nothing changes any more, as watches let it."""
+        for _ in range(5):
+            made = self.plan(now=self.now)
+            for key, value in writes(made):
+                self[key] = value
+            if not (made.changed or made.rollouts or made.proven):
+                return made
+        raise AssertionError("plan does not come to rest")
+
+    def later(self, seconds: float) -> Plan:
+        self.now += timedelta(seconds=seconds)
+        return self.step()
+
+    def may(self, number: int = 2) -> set[str]:
+        """The nodes whose instance may move to a release now."""
+        found = set()
+        for name in ZONES:
+            plan = self.desired(name).services[COMPLETE]
+            part = plan.aliases["places"]
+            if plan.lets_go(InstanceKey.of(COMPLETE, "i0")) and part.target == v(number) and not part.held:
+                found.add(name)
+        return found
+
+    def move(self, *nodes: str, number: int = 2) -> None:
+        for name in nodes:
+            self.runs(name, places=number)
+        self.step()
+
+    def rollout(self) -> model.Rollout:
+        return codec.decode(model.Rollout, self[keys.rollout(COMPLETE)], "rollout")
+
+    def found(self, verdict: str, number: int = 2) -> None:
+        """What judge writes."""
+        self.judge(number, verdict)
+        self.step()
+
+    def holds(self, *nodes: str, number: int = 2) -> None:
+        done = model.ReleaseStatus(state=model.State.SUCCESS)
+        for name in nodes:
+            actual = model.Actual(node=name, generation=1, releases={rid(number): done})
+            self.put(keys.actual(name), actual)
+        self.step()
+
+
+ALL = set(ZONES)
+
+
+def test_without_an_order_everybody_may_move_and_nothing_is_written() -> None:
+    fleet = Fleet()
+
+    assert fleet.may() == ALL
+    assert keys.rollout(COMPLETE) not in fleet
+
+
+def test_first_release_of_a_service_has_no_order() -> None:
+    """There is nothing to go back to, and nobody who could serve meanwhile."""
+    cluster = Cluster()
+    cluster.publish(1)
+    cluster.put(
+        keys.subscription(COMPLETE), model.Subscription(channels={"places": PLACES}, canaries=1, check=CHECK)
+    )
+    cluster.node("n1", COMPLETE)
+    cluster.run()
+
+    assert cluster.desired("n1").services[COMPLETE].waits == ""
+    cluster.runs("n1", places=1)
+    cluster.run()
+    assert codec.decode(model.Proven, cluster[keys.proven(COMPLETE)], "p").channels == {PLACES: (v(1),)}
+
+
+def test_nobody_moves_before_all_live_nodes_have_the_data() -> None:
+    fleet = Fleet(data_first=True)
+    assert fleet.may() == set()
+    assert "not yet n1, n2, n3, n4, n5" in fleet.desired("n1").services[COMPLETE].waits
+
+    fleet.holds("n1", "n2", "n3")
+    assert fleet.may() == set()
+    del fleet[keys.alive("n4")]  # a dead node is not waited for
+    fleet.holds("n5")
+
+    assert fleet.may() >= ALL - {"n4"}
+
+
+def test_canaries_go_first_then_all_when_there_is_no_check() -> None:
+    fleet = Fleet(canaries=2)
+    assert fleet.may() == {"n1", "n2"}
+
+    fleet.move("n2")
+    assert fleet.may() == {"n1", "n2"}
+    fleet.move("n1")
+
+    assert fleet.may() == ALL
+
+
+def test_check_holds_the_others_until_it_is_good() -> None:
+    fleet = Fleet(canaries=2, check=CHECK)
+    fleet.move("n1", "n2")
+
+    assert fleet.may() == {"n1", "n2"}
+    assert (fleet.rollout().stage, fleet.rollout().instances) == ("check", ("n1.i0", "n2.i0"))
+    fleet.found("good")
+
+    assert fleet.may() == ALL
+    fleet.move("n3", "n4", "n5")
+    assert fleet.rollout() == model.Rollout(ordered=True)
+    assert fleet.alias().start == v(2)
+
+
+def test_release_of_a_single_instance_is_not_proven_before_its_check() -> None:
+    cluster = Fleet(check=CHECK)
+    for name in ("n2", "n3", "n4", "n5"):
+        cluster.forget(name)
+    cluster.runs("n1", places=2)
+    cluster.step()
+
+    assert cluster.alias().start == v(1)
+    cluster.found("bad")
+    assert (cluster.alias().target, cluster.alias().start) == (v(1), v(1))
+
+
+def test_bad_check_sends_all_back_and_a_later_release_goes_ahead_by_itself() -> None:
+    fleet = Fleet(canaries=1, check=CHECK)
+    fleet.move("n1")
+
+    fleet.found("bad")
+
+    assert {fleet.alias(name).target for name in ZONES} == {v(1)}
+    assert {fleet.alias(name).start for name in ZONES} == {v(1)}
+    assert fleet.may(1) == ALL  # whoever goes back waits for nobody
+    assert rid(1) in fleet.held("n1")
+    fleet.move("n1", number=1)
+    fleet.publish(3)
+    fleet.step()
+    assert fleet.may(3) == {"n1"}
+
+
+def test_inconclusive_check_pauses_until_somebody_decides() -> None:
+    fleet = Fleet(canaries=1, check=CHECK)
+    fleet.move("n1")
+    fleet.found("inconclusive")
+
+    assert fleet.may() == set()
+    assert fleet.alias().target == v(2)
+    assert "its check was inconclusive" in fleet.alias().held
+    fleet.control(retry=("id2",))
+    fleet.step()
+    assert (fleet.may(), fleet.rollout().stage) == ({"n1"}, "check")
+    fleet.control(promote=(rid(2),), retry=("id2",))
+    fleet.step()
+    assert fleet.may() == ALL
+
+
+@pytest.mark.parametrize("verdict", ["bad", "inconclusive"])
+@pytest.mark.parametrize("whose", ["service", "channel"])
+def test_pin_of_an_operator_beats_what_a_check_found(verdict: str, whose: str) -> None:
+    fleet = Fleet(canaries=1, check=CHECK)
+    fleet.move("n1")
+    fleet.found(verdict)
+    key = keys.channel_pin(PLACES) if whose == "channel" else keys.service_pin(COMPLETE, "places")
+    fleet.put(key, model.Pin(version=v(2)))
+
+    fleet.step()
+
+    assert fleet.may() == ALL
+    assert fleet.desired("n1").services[COMPLETE].retry == ("id2",)
+
+
+def test_canaries_of_one_service_condemn_for_all_where_the_channel_says_so() -> None:
+    fleet = Fleet(canaries=1, check=CHECK)
+    fleet.subscribe(ROUTE)
+    fleet.node("n6", ROUTE)
+    fleet.runs("n6", ROUTE, places=1)
+    fleet.step()
+    fleet.move("n1")
+
+    fleet.found("bad")
+    assert fleet.alias("n6", service=ROUTE).target == v(2)
+    fleet.put(keys.settings(PLACES), model.ChannelSettings(propagate=True))
+    fleet.step()
+
+    assert fleet.alias("n6", service=ROUTE).target == v(1)
+
+
+def test_waves_go_by_label_and_nodes_without_it_come_last() -> None:
+    fleet = Fleet(wave_by="zone")
+    assert fleet.may() == {"n1", "n2"}
+
+    fleet.move("n1", "n2")
+    assert fleet.may() == {"n1", "n2", "n3", "n4"}
+    fleet.move("n3")
+    assert fleet.may() == {"n1", "n2", "n3", "n4"}
+    fleet.move("n4")
+
+    assert fleet.may() == ALL
+
+
+def test_pause_between_waves_ends_by_time_or_by_promote() -> None:
+    fleet = Fleet(wave_by="zone", wave_pause_s=600)
+    assert fleet.may() == {"n1", "n2"}  # nothing is before the first
+    fleet.move("n1")
+    fleet.move("n2")
+
+    made = fleet.later(0)
+    assert fleet.may() == {"n1", "n2"}
+    assert made.due == NOW + timedelta(seconds=600)
+    fleet.later(599)
+    assert fleet.may() == {"n1", "n2"}
+    fleet.later(2)
+    assert fleet.may() == {"n1", "n2", "n3", "n4"}
+    fleet.move("n3", "n4")
+    fleet.control(promote=(rid(2),))
+    fleet.step()
+    assert fleet.may() == ALL
+
+
+def test_canary_check_pause_and_waves_follow_each_other() -> None:
+    fleet = Fleet(canaries=1, check=CHECK, wave_by="zone", wave_pause_s=60)
+    seen = [(fleet.rollout().stage, fleet.may())]
+    fleet.move("n1")
+    seen.append((fleet.rollout().stage, fleet.may()))
+    fleet.found("good")
+    seen.append((fleet.rollout().stage, fleet.may()))
+    fleet.later(61)
+    seen.append((fleet.rollout().stage, fleet.may()))
+    fleet.move("n2")
+    seen.append((fleet.rollout().stage, fleet.may()))
+
+    assert seen == [
+        ("canary", {"n1"}),
+        ("check", {"n1"}),
+        ("pause", {"n1"}),
+        ("wave", {"n1", "n2"}),
+        ("pause", {"n1", "n2"}),
+    ]
+
+
+def test_dead_canary_is_replaced_and_one_that_has_begun_stays_chosen() -> None:
+    fleet = Fleet(canaries=1, check=CHECK)
+    fleet.runs("n3", places=1, moving={"places": v(2)})  # it had been let go before the order was changed
+    fleet.step()
+    assert fleet.rollout().instances == ("n3.i0",)
+    del fleet[keys.alive("n3")]
+
+    fleet.step()
+
+    assert fleet.rollout().instances == ("n1.i0",)
+
+
+def test_newer_release_takes_the_place_of_one_that_is_on_its_way() -> None:
+    """Nobody waits for the older one any more; who runs it goes first: it is off the proven one anyway."""
+    fleet = Fleet(canaries=1, check=CHECK)
+    fleet.move("n1")
+    fleet.publish(3)
+
+    fleet.step()
+
+    assert fleet.rollout().releases == (rid(3),)
+    assert fleet.may(3) == {"n1"}
+    assert fleet.may(2) == set()
+
+
+def test_lost_subscription_lets_nobody_else_go() -> None:
+    fleet = Fleet(canaries=1, check=CHECK)
+    del fleet[keys.subscription(COMPLETE)]
+
+    fleet.step()
+
+    assert fleet.may() == {"n1"}
+    fleet.publish(3)
+    fleet.step()
+    assert fleet.may(3) == set()
+
+
+def test_cordoned_nodes_are_not_waited_for() -> None:
+    fleet = Fleet(wave_by="zone")
+    fleet.cordon("n1")
+    fleet.step()
+
+    fleet.move("n2")
+
+    assert {"n3", "n4"} <= fleet.may()
+
+
+def test_stale_pause_text_begins_the_pause_anew() -> None:
+    fleet = Fleet(wave_by="zone", wave_pause_s=60)
+    fleet.move("n1", "n2")
+    fleet.put(keys.rollout(COMPLETE), dataclasses.replace(fleet.rollout(), until="soon"))
+
+    made = fleet.later(30)
+
+    assert made.due == NOW + timedelta(seconds=90)
+
+
+@dataclasses.dataclass
+class Fate:
+    """What happens to a fleet: nodes die and come back, plan is interrupted, instances move when they may."""
+
+    fleet: Fleet
+    chance: random.Random
+    dead: set[str] = dataclasses.field(default_factory=set)
+    deaths: int = 0
+    good: bool = False
+
+    def strike(self) -> None:
+        fleet, chance = self.fleet, self.chance
+        match chance.randrange(8):
+            case 0 if len(self.dead) < 3:
+                self.dead.add(name := chance.choice(sorted(ALL - self.dead)))
+                self.deaths += 1
+                fleet.pop(keys.alive(name))
+            case 1 if self.dead:
+                self.dead.remove(name := chance.choice(sorted(self.dead)))
+                fleet[keys.alive(name)] = b"session"
+            case 2 | 3:
+                partly(fleet, chance)
+            case 4 if not self.good and fleet.rollout().stage == "check" and chance.random() < 0.3:
+                self.good = True
+                fleet.judge(2, "good")
+            case 5:
+                fleet.now += timedelta(seconds=20)
+            case _:
+                if movers := sorted(fleet.may() - self.dead):
+                    fleet.runs(chance.choice(movers), places=2)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 3), st.booleans(), st.sampled_from([0.0, 60.0]))
+def test_nobody_beyond_the_canaries_moves_unchecked_and_all_arrive(
+    seed: int, canaries: int, waves: bool, pause_s: float
+) -> None:
+    """The invariant of `core.turns`, with plan interrupted after any write, and over any nodes that die.
+
+    Whoever plan lets go in any state of the KV may move at that moment, also by a document that is out of
+    date. Each canary that dies is replaced by one other. In the end, the check being good, everybody runs it.
+    """
+    zones = "zone" if waves else ""
+    fleet = Fleet(canaries=canaries, check=CHECK, wave_by=zones, wave_pause_s=pause_s)
+    fate = Fate(fleet, random.Random(seed))
+    for _ in range(40):
+        fate.strike()
+        assert fate.good or sum(runs(fleet, name) for name in ZONES) <= canaries + fate.deaths
+    for name in fate.dead:
+        fleet[keys.alive(name)] = b"session"
+    settle(fleet)
+    assert all(runs(fleet, name) for name in ZONES)
+    assert fleet.alias().start == v(2)
+
+
+def runs(fleet: Fleet, name: str) -> bool:
+    states = codec.decode(model.States, fleet[keys.states(name)], name)
+    return all(state.releases["places"] == v(2) for state in states.instances.values())
+
+
+def partly(fleet: Fleet, chance: random.Random) -> None:
+    """A planner that dies after some of its writes."""
+    made = writes(fleet.plan(now=fleet.now))
+    for key, value in made[: chance.randint(0, len(made))]:
+        fleet[key] = value
+
+
+def settle(fleet: Fleet) -> None:
+    for _ in range(40):
+        fleet.later(30)
+        if fleet.rollout().stage == "check":
+            fleet.found("good")
+        fleet.move(*sorted(fleet.may()))
+
+
+def test_fleet_of_tests_begins_proven() -> None:
+    fleet = Fleet(canaries=1)
+
+    assert fleet.alias("n5").start == v(1)
+    assert isinstance(fleet.now, datetime)

@@ -1,0 +1,124 @@
+"""Canaries on a real cluster under traffic: good ones let all go, bad ones return, nothing never passes."""
+
+from __future__ import annotations
+
+import pytest
+
+from handlers.core import keys
+from handlers.core.model import Rollout
+from tests import servers
+from tests.e2e.scene import V1, V2, V3, Scene, until
+
+pytestmark = pytest.mark.timeout(300)
+
+# a request may be sent by a health view that is 1 s old, and take 1 s
+CANARY = (
+    "--drain-time", "2s", "--canaries", "1", "--check", "http://:/stats#errors<=0.05",
+    "--check-interval", "0.5s", "--check-time", "4s", "--check-least", "2",
+)  # fmt: skip
+
+
+def stage(scene: Scene) -> str:
+    found = scene.document(Rollout, keys.rollout(scene.service))
+    return found.stage if found else ""
+
+
+def begin(scene: Scene) -> None:
+    scene.publish(V1, errors=0.01)
+    scene.subscribe(*CANARY)
+    scene.start("n1", "n2", "n3", by_hand=False)
+    scene.await_running(V1)
+
+
+def moved_to(scene: Scene, version: str) -> int:
+    """How many replicas ever loaded a release."""
+    return sum(version in scene.reader_log(replica) for replica in scene.replicas)
+
+
+def test_good_canary_lets_all_others_go(scene: Scene) -> None:
+    begin(scene)
+
+    with scene.audience() as audience:
+        scene.publish(V2, errors=0.02)
+        until("the canary is checked", lambda: stage(scene) == "check")
+        assert moved_to(scene, V2) == 1
+        said = scene.hydra("rollout", "status", scene.service, role="reader")
+        assert "those that went first are checked" in said
+        scene.await_running(V2)
+
+    assert (audience.failed, audience.mixed, audience.late) == ([], [], [])
+    assert scene.verdicts().releases[scene.release(V2)].verdict == "good"
+    until("nothing is left of the rollout", lambda: stage(scene) == "")
+
+
+def test_bad_canary_returns_without_a_download_and_the_next_release_goes_ahead(
+    scene: Scene, shared_s3: servers.S3
+) -> None:
+    begin(scene)
+
+    with scene.audience() as audience:
+        scene.publish(V2, errors=0.5)
+        until("the canary is checked", lambda: stage(scene) == "check")
+        shared_s3.stop()
+        try:
+            until("there is a verdict", lambda: scene.verdicts().releases)
+            scene.await_running(V1)
+        finally:
+            shared_s3.start()
+        assert scene.verdicts().releases[scene.release(V2)].verdict == "bad"
+        assert moved_to(scene, V2) == 1
+        (late,) = scene.start("n1", by_hand=False)  # a new instance begins on the proven release
+        scene.await_running(V1, late)
+        scene.hydra(
+            "publish", str(scene.template), "--channel", scene.channel, "--version", V2, "--wait", code=9
+        )
+        scene.publish(V3, errors=0.0)
+        scene.await_running(V3)
+
+    assert (audience.failed, audience.mixed, audience.late) == ([], [], [])
+    assert V2 not in scene.reader_log(late)
+
+
+def test_check_without_evidence_pauses_until_somebody_promotes(scene: Scene) -> None:
+    begin(scene)
+
+    with scene.audience() as audience:
+        scene.publish(V2)  # it has no number to tell
+        until("there is a verdict", lambda: scene.verdicts().releases)
+        assert scene.verdicts().releases[scene.release(V2)].verdict == "inconclusive"
+        until("status tells why", lambda: "inconclusive" in scene.troubles())
+        waiting = [replica for replica in scene.replicas if not scene.runs(replica, V2)]
+        assert len(waiting) == 2
+        assert all(scene.runs(replica, V1) for replica in waiting)
+        scene.hydra("rollout", "promote", scene.service, "--reason", "looked at it by hand")
+        scene.await_running(V2)
+
+    assert (audience.failed, audience.mixed, audience.late) == ([], [], [])
+
+
+def test_abort_sends_the_canary_back(scene: Scene) -> None:
+    begin(scene)
+    scene.subscribe(*CANARY, "--check-time", "10m")
+    scene.publish(V2, errors=0.01)
+    until("the canary is checked", lambda: stage(scene) == "check")
+
+    scene.hydra("rollout", "abort", scene.service, "--reason", "found by hand")
+
+    scene.await_running(V1)
+    assert moved_to(scene, V2) == 1
+
+
+def test_pause_after_the_canary_ends_by_time(scene: Scene) -> None:
+    """The nodes of `hydra dev` have no labels: all are in the last wave, which begins after a pause."""
+    begin(scene)
+    scene.subscribe("--canaries", "1", "--check", "", "--wave-by", "zone", "--wave-pause", "10m")
+    scene.publish(V2)
+    until("it pauses", lambda: stage(scene) == "pause")
+    assert moved_to(scene, V2) == 1
+    scene.subscribe("--wave-pause", "3s")
+    scene.publish(V3)
+    until("it pauses again", lambda: stage(scene) == "pause")
+
+    scene.await_running(V3, limit_s=60)
+
+    assert moved_to(scene, V2) == 1
