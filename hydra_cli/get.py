@@ -12,7 +12,7 @@ from handlers.adapters.local import LocalState
 from handlers.adapters.ports import KV, Objects
 from handlers.core import codec, keys
 from handlers.core.errors import NotTakenOver, SourceNotReady, Temporary, Usage
-from handlers.core.holdings import Piece, Space
+from handlers.core.holdings import Piece, Space, footprint
 from handlers.core.model import Hold, Manifest, Release
 from handlers.core.names import Channel
 from handlers.core.version import ReleaseId, Version
@@ -165,12 +165,10 @@ def _nothing(piece: Piece) -> None:
 
 def _check_room(target: GetFolder, release: ReleaseId, manifest: Manifest, places: dict[str, str]) -> None:
     """Raise `Temporary` where it cannot fit, before the first byte."""
-    from handlers.adapters.download import footprint
-
     block, need = target.volumes.block_bytes(), Space(0, 0)
     for dataset in places:
         kept = target.volumes.staged_bytes(VOLUME, Piece(release, dataset))
-        need += Space(*footprint(manifest.files[dataset], kept, block))
+        need += footprint(manifest.files[dataset], kept, block)
     room = target.volumes.space(VOLUME)
     if not need.fits(room):
         raise Temporary(

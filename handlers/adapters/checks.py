@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from handlers.core.integrity import CHUNK_BYTES, Check, chunks
+from handlers.core.spans import Span
 
 _READ_BYTES = 1024**2
 _STORED_BITS = {"crc64nvme": 64, "crc32c": 32, "crc32": 32}
-
-Span = tuple[int, int]
-"""Where bytes begin and end in a file, the end excluded."""
 
 
 def nothing(_count: int) -> None:

@@ -17,10 +17,9 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from handlers.adapters import checks
-from handlers.adapters.checks import Span
 from handlers.adapters.folder import Folder, disk_errors
 from handlers.adapters.link import Link
 from handlers.adapters.part import Part
@@ -29,6 +28,7 @@ from handlers.adapters.reuse import Reuse
 from handlers.core import integrity
 from handlers.core.errors import Integrity, SlowDown, Temporary
 from handlers.core.model import File
+from handlers.core.spans import Span, ranges
 
 RANGE_BYTES = 32 * 1024**2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
@@ -201,7 +201,7 @@ class Download:
 
     def _fetch_all(self, part: Part, missing: Sequence[Span]) -> None:
         """Fetch these spans; a small file at once, a large one range by range, by whoever is free."""
-        ranges = list(_ranges(missing))
+        ranges = list(ranges(missing, RANGE_BYTES))
         part.left = max(1, len(ranges))
         if len(ranges) > 1:
             with self._changed:
@@ -312,27 +312,3 @@ class Download:
             f"{name}: chunk {number} (bytes {span[0]} to {span[1]}) has digest {found.hex()}, "
             f"the release names {part.digest_at(span[0]).hex()}; it was fetched twice"
         )
-
-
-def _ranges(missing: Sequence[Span]) -> Iterator[Span]:
-    """Neighbouring spans together, as long as a range may be."""
-    start = end = -1
-    for first, last in missing:
-        if first == end and last - start <= RANGE_BYTES:
-            end = last
-            continue
-        if end > start:
-            yield start, end
-        start, end = first, last
-    if end > start:
-        yield start, end
-
-
-def footprint(files: Collection[File], kept: Callable[[File], int], block: int) -> tuple[int, int]:
-    """Bytes in whole blocks and inodes that a dataset still takes; `kept`: bytes of a file that are here."""
-    left = [(f, f.size - kept(f)) for f in files]
-    left = [(f, size) for f, size in left if size > 0 or not f.size]
-    folders = {f.path.rpartition("/")[0] for f, _ in left}
-    # an inode and a block for each folder above a file, and some for those of the dataset itself
-    extra = sum(folder.count("/") + 1 for folder in folders if folder) + 8
-    return sum(-(-size // block) * block for _, size in left) + extra * block, len(left) + extra

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from handlers.adapters import checks
-from handlers.adapters.checks import Span
 from handlers.adapters.folder import Folder
 from handlers.adapters.volume import Volumes
 from handlers.core import integrity
 from handlers.core.holdings import Piece
 from handlers.core.model import File
+from handlers.core.spans import Span
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 

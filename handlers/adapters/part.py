@@ -14,11 +14,11 @@ import threading
 from collections.abc import Callable, Iterator
 
 from handlers.adapters import checks
-from handlers.adapters.checks import Span
 from handlers.adapters.folder import Folder
 from handlers.core import integrity
 from handlers.core.integrity import CHUNK_BYTES
 from handlers.core.model import File
+from handlers.core.spans import Span
 
 DATA_FILE = 0o444
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

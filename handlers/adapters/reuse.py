@@ -20,6 +20,7 @@ from handlers.core import integrity
 from handlers.core.holdings import NOTHING, Piece, Space
 from handlers.core.integrity import Level
 from handlers.core.model import File, Manifest
+from handlers.core.spans import Span
 from handlers.core.version import ReleaseId
 
 
@@ -98,9 +99,7 @@ class Reuse:
                 return False
         return True
 
-    def fill(
-        self, part: Part, missing: list[checks.Span], on_bytes: Callable[[int], None]
-    ) -> list[checks.Span]:
+    def fill(self, part: Part, missing: list[Span], on_bytes: Callable[[int], None]) -> list[Span]:
         """Copy into `part` what an older or equal file has of the missing spans; those still missing."""
         file = part.file
         place = self._same.get((file.size, file.check)) or self._older.get(file.path)
@@ -137,7 +136,7 @@ def _unchanged(part: Part, place: Place) -> Callable[[int], bool]:
     return lambda start: older.digest_of(start // part.unit) == part.digest_at(start)
 
 
-def _copied(fd: int, part: Part, span: checks.Span, on_bytes: Callable[[int], None]) -> bool:
+def _copied(fd: int, part: Part, span: Span, on_bytes: Callable[[int], None]) -> bool:
     """Copy one span; whether it is right. Where chunks have no digests, the end of the file will tell."""
     hasher, (at, end) = checks.blake3_hasher(), span
     for view in checks.read(fd, span, on_bytes):

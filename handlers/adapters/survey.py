@@ -10,14 +10,13 @@ from pathlib import Path
 
 from handlers.adapters import usage
 from handlers.adapters.bodies import Bodies
-from handlers.adapters.download import footprint
 from handlers.adapters.ledger import Ledger, timestamp
 from handlers.adapters.reuse import Reuse
 from handlers.adapters.transfer import Transfer
 from handlers.adapters.volume import Volumes
 from handlers.core.diff import diff
 from handlers.core.errors import HydraError, Temporary
-from handlers.core.holdings import Facts, Inventory, Piece, Policy, Space, missing, start_delay_s
+from handlers.core.holdings import Facts, Inventory, Piece, Policy, Space, footprint, missing, start_delay_s
 from handlers.core.model import Desired, File, Manifest, Release
 from handlers.core.names import Channel
 from handlers.core.room import expendable
@@ -157,7 +156,7 @@ class Survey:
         kept = self._volumes.staged_bytes(staged, piece) if staged else lambda _: 0
         reuse = Reuse(self._volumes, piece, files, self._others(piece.release, inventory))
         self._reuse[piece], self._saves[piece] = reuse, reuse.saves(f for f in files if not kept(f))
-        return Space(*footprint(files, kept, self._volumes.block_bytes()))
+        return footprint(files, kept, self._volumes.block_bytes())
 
     def _others(
         self, release: ReleaseId, inventory: Inventory

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from handlers.core.model import Hold, Release
+from handlers.core.model import File, Hold, Release
 from handlers.core.names import Channel
 from handlers.core.version import ReleaseId
 
@@ -135,3 +135,13 @@ def retry_delay_s(tries: int, first_s: float, chance: float) -> float:
     `chance` in 0..1 spreads nodes that failed together over the second half of the time.
     """
     return min(LONGEST_RETRY_S, first_s * 2.0 ** min(tries - 1, 20)) * (0.5 + chance / 2)
+
+
+def footprint(files: Collection[File], kept: Callable[[File], int], block: int) -> Space:
+    """Bytes in whole blocks and inodes that a dataset still takes; `kept`: bytes of a file that are here."""
+    left = [(f, f.size - kept(f)) for f in files]
+    left = [(f, size) for f, size in left if size > 0 or not f.size]
+    folders = {f.path.rpartition("/")[0] for f, _ in left}
+    # an inode and a block for each folder above a file, and some for those of the dataset itself
+    extra = sum(folder.count("/") + 1 for folder in folders if folder) + 8
+    return Space(sum(-(-size // block) * block for _, size in left) + extra * block, len(left) + extra)

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from handlers.adapters import usage
-from handlers.adapters.download import Download, Superseded, footprint
+from handlers.adapters.download import Download, Superseded
 from handlers.adapters.folder import Folder
 from handlers.adapters.link import Link
 from handlers.adapters.ports import Source
 from handlers.adapters.volume import Volumes
 from handlers.core.errors import HydraError, Integrity, Temporary
-from handlers.core.holdings import Piece
+from handlers.core.holdings import Piece, footprint
 from handlers.core.model import DISK, RAM, File, VolumeInfo
 from handlers.core.names import Channel
 from handlers.core.version import ReleaseId, Version
@@ -173,8 +173,8 @@ def test_a_footprint_counts_blocks_inodes_and_what_is_staged() -> None:
     fresh = footprint(files, lambda file: 0, 4096)
     later = footprint(files, lambda file: {"d/b": 4096, "d/c": 4096}.get(file.path, 0), 4096)
 
-    assert (fresh[0] - later[0], fresh[1] - later[1]) == (2 * 4096, 1)
-    assert fresh[0] >= 4 * 4096
+    assert (fresh.bytes - later.bytes, fresh.files - later.files) == (2 * 4096, 1)
+    assert fresh.bytes >= 4 * 4096
 
 
 @pytest.mark.parametrize("planted", ["volumes", "volumes/disk", "volumes/disk/staging", "volumes/disk/data"])
