@@ -201,16 +201,16 @@ class Download:
 
     def _fetch_all(self, part: Part, missing: Sequence[Span]) -> None:
         """Fetch these spans; a small file at once, a large one range by range, by whoever is free."""
-        ranges = list(ranges(missing, RANGE_BYTES))
-        part.left = max(1, len(ranges))
-        if len(ranges) > 1:
+        wanted = list(ranges(missing, RANGE_BYTES))
+        part.left = max(1, len(wanted))
+        if len(wanted) > 1:
             with self._changed:
-                self._tasks.extendleft(self._range_task(part, span) for span in reversed(ranges))
+                self._tasks.extendleft(self._range_task(part, span) for span in reversed(wanted))
                 self._changed.notify_all()
             return
-        for span in ranges:
+        for span in wanted:
             self._range(part, span)
-        if not ranges:
+        if not wanted:
             self._ended(part)
 
     def _range_task(self, part: Part, span: Span) -> Task:
