@@ -1,7 +1,7 @@
 # Everything that a checkout needs goes into .venv, and the external programs into a cache outside the checkout.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench setup clean
+.PHONY: help demo test test-kube lint bench setup clean
 .SILENT:
 
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -9,13 +9,17 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 BIN := .venv/bin
 
 help:  ## show this list
-	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: setup  ## watch a release take over a running service on three nodes; KEEP=1 leaves it running
 	$(BIN)/hydra dev demo $(if $(KEEP),--keep)
 
 test: setup lint  ## check the code, then run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-kube: setup  ## test on a real Kubernetes cluster made on this machine; needs root
+	tools/kubernetes/setup.sh
+	$(BIN)/python -m pytest tests/kube $(ARGS)
 
 lint: setup  ## check style, types and the import rules
 	$(BIN)/ruff check .

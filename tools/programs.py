@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Where the external programs are: on PATH, in the cache, or built now with Go.
 
-`python3 tools/programs.py` makes sure that every program is there; `... path consul` prints where one is.
+`python3 tools/programs.py` makes sure that every program is there that Hydra itself needs, `... all
+kubernetes` those of a test cluster; `... path consul` prints where one is.
 It has to run before anything is installed, so it uses the standard library alone. The programs and their
 versions are pinned here, in `PROGRAMS`, and nowhere else.
 
@@ -50,10 +51,39 @@ class Program:
     package: str
     wrapper: Path | None = None  # a Go module of our own, where `go install` refuses the released one
     version_variable: str = ""  # which the linker has to set, in a program that does not know its version
+    linked: tuple[str, ...] = ()  # further variables that the linker has to set, as NAME=VALUE
+    asked: tuple[str, ...] = ("--version",)  # what makes it tell its version
+    group: str = "hydra"  # whom it is for; what only a test cluster needs is built when it is asked for
 
     @property
     def title(self) -> str:
         return f"{self.name} {self.version}"
+
+
+# Kubernetes' go.mod replaces modules by folders of its repository; the wrapper names their released versions.
+_KUBERNETES = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+)
+_KUBERNETES_VERSION = "k8s.io/component-base/version"
+
+
+def _of_kubernetes(name: str) -> Program:
+    return Program(
+        name,
+        "1.36.3",
+        (1, 36, 3),
+        f"k8s.io/kubernetes/cmd/{name}",
+        HERE / "kubernetes",
+        version_variable=f"{_KUBERNETES_VERSION}.gitVersion",
+        linked=(f"{_KUBERNETES_VERSION}.gitMajor=1", f"{_KUBERNETES_VERSION}.gitMinor=36"),
+        asked=("version", "--client") if name == "kubectl" else ("--version",),
+        group="kubernetes",
+    )
 
 
 PROGRAMS = {
@@ -70,6 +100,20 @@ PROGRAMS = {
             "github.com/versity/versitygw/cmd/versitygw",
             version_variable="main.Version",
         ),
+        *(_of_kubernetes(name) for name in _KUBERNETES),
+        Program(
+            "helm",
+            "3.22.0",
+            (3, 22, 0),
+            "helm.sh/helm/v3/cmd/helm",
+            version_variable="helm.sh/helm/v3/internal/version.version",
+            linked=(
+                "helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1",
+                "helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=36",
+            ),
+            asked=("version", "--short"),
+            group="kubernetes",
+        ),
     )
 }
 
@@ -84,16 +128,16 @@ def on_path(program: Program) -> Path | None:
     """The first executable on PATH that is recent enough, past any that is not."""
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         found = shutil.which(program.name, path=folder) if folder else None
-        if found and (answered_version(Path(found)) or ()) >= program.minimum:
+        if found and (answered_version(Path(found), program.asked) or ()) >= program.minimum:
             return Path(found).absolute()
     return None
 
 
-def answered_version(executable: Path) -> tuple[int, ...] | None:
-    """What `--version` says, or None when it says nothing that reads as a version in good time."""
+def answered_version(executable: Path, asked: tuple[str, ...] = ("--version",)) -> tuple[int, ...] | None:
+    """What it says to `asked`, or None when it says nothing that reads as a version in good time."""
     try:
         answer = subprocess.run(
-            [executable, "--version"],
+            [executable, *asked],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -195,7 +239,8 @@ def compile_into(aside: Path, program: Program) -> None:
     """Run Go, ask the result for its version, stamp it."""
     go = find_go()
     settings = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
-    linked = f" -X {program.version_variable}=v{program.version}" if program.version_variable else ""
+    known = (f"{program.version_variable}=v{program.version}",) if program.version_variable else ()
+    linked = "".join(f" -X {variable}" for variable in (*known, *program.linked))
     flags = ["-v", "-trimpath", f"-ldflags=-s -w{linked}"]
     if program.wrapper:
         # a copy: Go may touch go.sum, and not in the checkout
@@ -214,8 +259,9 @@ def compile_into(aside: Path, program: Program) -> None:
     )
     executable = aside / program.name
     wanted = parsed_version(program.version)
-    if answered_version(executable) != wanted:
-        raise Unavailable(f"{program.title}: was built, but does not say {program.version} to --version")
+    if answered_version(executable, program.asked) != wanted:
+        asked = " ".join(program.asked)
+        raise Unavailable(f"{program.title}: was built, but does not say {program.version} to {asked}")
     with executable.open("rb") as file:
         os.fsync(file.fileno())
     shutil.rmtree(aside / "module")
@@ -280,14 +326,18 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command")
     one = commands.add_parser("path", help="print the path of one program, built first where it is missing")
     one.add_argument("name", choices=sorted(PROGRAMS))
+    group = commands.add_parser("all", help="find or build the programs of one group")
+    group.add_argument("group", choices=sorted({program.group for program in PROGRAMS.values()}))
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, terminated)
     try:
         if arguments.command == "path":
             print(path(arguments.name))
         else:
+            wanted = arguments.group if arguments.command == "all" else "hydra"
             for program in PROGRAMS.values():
-                print(f"{program.name:<16} {path(program.name)}")
+                if program.group == wanted:
+                    print(f"{program.name:<24} {path(program.name)}")
     except (Unavailable, Failed) as problem:
         say(str(problem))
         return 1
