@@ -1,6 +1,6 @@
 """`discover`: keep `nodes/<node>/instances`, `info` and `alive` true. Runs until it is ended.
 
-    Consul catalog + registrations by hand + what was known before  ->  nodes/<node>/instances
+    Consul catalog + pods + registrations by hand + what was known before  ->  nodes/<node>/instances
 
 Threads block on everything that may change the picture and ring; the one loop then reads it all anew,
 decides in `core.discovery`, and writes: first to the local state (reload works from that while Consul is
@@ -24,6 +24,8 @@ from handlers.core.discovery import Discovery, Reading, Registered, discover
 from handlers.core.errors import Conflict, HydraError, Malformed
 from handlers.core.model import FORMAT, Instance, Instances, NodeInfo, count
 from handlers.core.names import InstanceKey
+from handlers.podwatch import PodReader, PodReading
+from handlers.runner import Runner, command
 
 LONGEST_BLOCK_S = 60.0
 RETRY_S = 2.0
@@ -33,7 +35,7 @@ _INSTANCES, _NODE, _SESSION = "instances", "discovered-node", "sessions/discover
 def run(ctx: Context) -> str:
     """Keep the node's documents true until the process is ended; does not return."""
     ring = threading.Event()
-    node = Discoverer(ctx)
+    node = Discoverer(ctx, pods=_pods(ctx, ring.set) if ctx.settings.kubernetes else None)
     for read in (node.block_on_catalog, node.block_on_node, node.block_on_meta):
         threading.Thread(target=_listen, args=(read, ring), name=read.__name__, daemon=True).start()
     said = ""
@@ -61,6 +63,21 @@ def _listen(read: Callable[[int], int], ring: threading.Event) -> None:
             ring.set()
 
 
+def _pods(ctx: Context, ring: Callable[[], None]) -> PodReader:
+    """Begin to watch this node's pods."""
+    from handlers.adapters.pods import Api, Mirror, Query, pods_of
+    from handlers.adapters.views import Views
+    from handlers.podwatch import PodWatch
+
+    api = Api()
+    itself = Query("v1", "nodes", selectors={"fieldSelector": f"metadata.name={ctx.node}"})
+    pods, node = Mirror(api, pods_of(ctx.node), ring), Mirror(api, itself, ring)
+    watch = PodWatch(api, pods, node, Views(ctx.settings.root), ctx.settings.environment, ring)
+    for thread in (pods, node, watch):
+        thread.start()
+    return watch
+
+
 @dataclass(frozen=True)
 class _World:
     """One look at the KV and the catalog."""
@@ -73,8 +90,15 @@ class _World:
 class Discoverer:
     """The state of one running `discover`: what it knows of the instances, and its session."""
 
-    def __init__(self, ctx: Context, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        clock: Callable[[], float] = time.monotonic,
+        pods: PodReader | None = None,
+        reloader: Runner | None = None,
+    ) -> None:
         self._ctx, self._kv, self._local, self._clock = ctx, ctx.kv, ctx.local, clock
+        self._pods, self._reloader = pods, reloader or Runner(("reload",), command)
         self._agent = ""
         self._known: Discovery | None = None
         self._versions: Mapping[str, str] = {}
@@ -88,6 +112,7 @@ class Discoverer:
             return f"lost a race and reads again ({e})", 0.1
         except HydraError as e:
             self._agent = ""  # when it answers again it may be another version, or have another name
+            self._without_consul()
             return f"cannot go on now, nothing is dropped meanwhile: {e}", RETRY_S
         return sentence, self._next_s()
 
@@ -100,16 +125,34 @@ class Discoverer:
         world = self._read()
         before = self._known or self._remembered(world.node)
         after = discover(before, world.reading, self._clock(), self._ctx.settings.limits.drop_after_s)
-        alarms = (*world.alarms, *after.alarms)
-        self._report(after, alarms)
-        document = codec.encode(Instances(instances=after.instances, alarms=alarms))
-        self._local.write(_INSTANCES, document)
-        self._known = after
-        if stranger := self._stay_alive(world.node):
+        document = self._take(after, (*world.alarms, *after.alarms))
+        if self._pods and self._pods.reading().lost:
+            self._step_aside()
+        elif stranger := self._stay_alive(world.node):
             return stranger
         self._write(keys.instances(self._ctx.node), document, world.node)
         self._write(keys.info(self._ctx.node), codec.encode(self._info()), world.node)
         return f"knows {count(len(after.instances), 'instance')}, {len(after.missing)} of them missing"
+
+    def _take(self, after: Discovery, alarms: tuple[str, ...]) -> bytes:
+        """This is what is known now; the document that says so, which reload reads on this node."""
+        self._report(after, alarms)
+        document = codec.encode(Instances(instances=after.instances, alarms=alarms))
+        self._local.write(_INSTANCES, document)
+        self._known = after
+        return document
+
+    def _without_consul(self) -> None:
+        """What can be seen of pods all the same: a new one gets its view without Consul."""
+        if self._pods is None:
+            return
+        before = self._known or self._remembered(Listing({}, 0))
+        pods = self._pods.reading()
+        reading = Reading(catalog=None, agent_ids=None, by_hand=None, pods=pods.instances, ended=pods.ended)
+        after = discover(before, reading, self._clock(), self._ctx.settings.limits.drop_after_s)
+        if after.instances.keys() != before.instances.keys():
+            self._take(after, after.alarms)
+            self._reloader.start()  # no watch of Consul's will
 
     # --- what the listening threads block on ---
 
@@ -157,7 +200,11 @@ class Discoverer:
         mine, _ = self._kv.get_json("agent/services")
         by_hand, alarms = _by_hand(node.entries.get(keys.registrations(self._ctx.node)))
         ids = None if mine is None else frozenset(mine)
-        return _World(Reading(catalog=_rows(catalog), agent_ids=ids, by_hand=by_hand), node, alarms)
+        pods = self._pods.reading() if self._pods else PodReading(instances={})
+        reading = Reading(
+            catalog=_rows(catalog), agent_ids=ids, by_hand=by_hand, pods=pods.instances, ended=pods.ended
+        )
+        return _World(reading, node, (*alarms, *pods.alarms))
 
     def _services_path(self) -> str:
         return f"catalog/node-services/{self._agent or agent_name(self._kv, self._local)}"
@@ -206,6 +253,12 @@ class Discoverer:
             self._kv.destroy_session(entry.session)  # of a run whose disk was emptied
         self._kv.txn([Lock(key, _alive(self._ctx.node), session)])
         return ""
+
+    def _step_aside(self) -> None:
+        """Be dead to the others, who would wait for pods here that nobody sends traffic to."""
+        if session := _text(self._local.read(_SESSION)):
+            self._kv.destroy_session(session)
+            self._local.delete(_SESSION)
 
     def _session(self) -> str:
         """Our session, renewed; a new one where it has ended."""

@@ -28,6 +28,7 @@ HANDLERS = {
     "judge": "check the canaries of rollouts; runs until none waits for it",
     "retain": "delete what retention and tombstones allow",
     "discover": "keep nodes/<node>/instances and /alive true; runs until it is ended",
+    "enroll": "subscribe services as their Kubernetes workloads say; runs until it is ended",
     "resync": "run the other handlers of this node from time to time; runs until it is ended",
 }
 USAGE = """Usage: hydra-handler HANDLER

@@ -52,7 +52,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a process on a node knows about itself. `node` may be empty: then the agent's node name counts."""
+    """What a process on a node knows about itself. `node` may be empty: then the agent's node name counts.
+
+    `kubernetes`: instances are pods, and `node` is the name of the Kubernetes node. `environment` is that of
+    pods and workloads that name none.
+    """
 
     root: Path
     node: str
@@ -65,10 +69,13 @@ class Settings:
     sources: SourceTable = field(default_factory=SourceTable)
     commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     prometheus_url: str = ""
+    kubernetes: bool = False
+    environment: str = ""
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read `HYDRA_ROOT`, `HYDRA_NODE`, `HYDRA_CONFIG` and the file that it names.
+    """Read `HYDRA_ROOT`, `HYDRA_NODE`, `HYDRA_KUBERNETES`, `HYDRA_ENV`, `HYDRA_CONFIG` and the file that it
+    names.
 
     A missing default file is fine, a missing named one is `Malformed`.
     """
@@ -80,7 +87,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         raise Malformed(f"HYDRA_CONFIG: no file {path}")
     else:
         table = {}
-    known = {"limits", "volumes", "labels", "sources", "supervisor", "commands", "prometheus", "node", "root"}
+    tables = {"limits", "volumes", "labels", "sources", "supervisor", "commands", "prometheus"}
+    known = tables | {"node", "root", "kubernetes"}
     if unknown := set(table) - known:
         raise Malformed(f"{path}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
     supervisor = table.get("supervisor", {})
@@ -96,7 +104,16 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         sources=parse_sources(table.get("sources", {}), f"{path}: sources"),
         commands=_commands(table.get("commands", {}), path),
         prometheus_url=str(table.get("prometheus", {}).get("url", "")),
+        kubernetes=_switch(environ.get("HYDRA_KUBERNETES", ""), table.get("kubernetes", False)),
+        environment=environ.get("HYDRA_ENV", ""),
     )
+
+
+def _switch(text: str, default: object) -> bool:
+    """`1` and `0`, as HYDRA_KUBERNETES says it; empty = as the file says."""
+    if text not in ("", "0", "1"):
+        raise Malformed(f"HYDRA_KUBERNETES: must be 1 or 0, not {text!r}")
+    return text == "1" if text else default is True
 
 
 def _read(path: Path) -> dict[str, Any]:

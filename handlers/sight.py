@@ -163,7 +163,7 @@ class Sight:
 
     def _health(self, case: Case, state: InstanceState, shown: str) -> Health:
         instance = case.instance
-        if instance.health == "none":
+        if instance.health in ("none", "kubernetes"):
             return self._services.health(instance, self._node, [], shown == Ready.READY == state.state)
         if instance.health == "consul":
             seen = self._listing(instance.consul_name)

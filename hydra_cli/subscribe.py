@@ -125,7 +125,7 @@ def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given
     if not wanted:
         raise Usage(f"which channels does {service} read? give --channel [ALIAS=]ENV/NAMESPACE/NAME")
     _require(kv, service, [c for c in wanted.values() if c not in old.channels.values()])
-    after = replace(old, channels=wanted, tombstone=None, **_changes(given))
+    after = replace(old, channels=wanted, tombstone=None, origin="", **_changes(given))
     policy.parse(after)
     if after.check:
         gate.parse_check(after.check)

@@ -83,7 +83,7 @@ def supervisord(settings: Settings, node: str, files: Files, programs: Programs,
         files={name: _fit(str(path)) for name, path in vars(files).items()},
         scope=scope,
         watches=watches,
-        others=_others(files, programs, scope),
+        others=_others(files, programs, scope, settings.kubernetes),
         include=_fit(settings.supervisor_include) if scope == "node" else "",
     )
 
@@ -96,12 +96,13 @@ def _watch(row: Watch, node: str, programs: Programs) -> str:
     return _command(*_tied("TERM", programs), programs.python, "-I", "-m", "watches.wait", *watch, *handler)
 
 
-def _others(files: Files, programs: Programs, scope: Scope) -> list[Program]:
+def _others(files: Files, programs: Programs, scope: Scope, kubernetes: bool) -> list[Program]:
     """What is not woken by a watch. None of these waits for Consul: they are made to go on without it."""
     tied = _tied("TERM", programs)
     resync = Program("resync", _command(*tied, *_handler("resync", programs)))
     if scope == "cluster":
-        return [resync]
+        enroll = Program("enroll", _command(*tied, *_handler("enroll", programs)))
+        return [resync, *([enroll] if kubernetes else [])]
     configs = (f"-config={file}" for file in (files.template_base, files.template_instances))
     template = _command(*_tied("INT", programs), programs.consul_template, *configs)
     return [

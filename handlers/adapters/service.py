@@ -79,6 +79,8 @@ class Services:
                 return _in_consul(instance, node, rows)
             case "none":
                 return Health.IN if ready else Health.OUT
+            case "kubernetes":
+                return {True: Health.IN, False: Health.OUT, None: Health.UNSEEN}[instance.serving]
             case url:
                 return _at_url(_whole(url, instance))
 

@@ -1,18 +1,20 @@
-"""Which instances a node has: from Consul's catalog and from what operators registered, to one document.
+"""Which instances a node has: from Consul's catalog, from its pods, and from what operators registered.
 
 An instance appears at once and goes late: only when it was missing in two complete reads far enough apart,
 and never because something is unreadable, malformed or empty for a moment. A replica whose view were taken
-away while it serves would be out of service.
+away while it serves would be out of service. Only a pod goes at once, when the API server says that it was
+deleted or has ended: its UID never comes back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from handlers.core.errors import Usage
 from handlers.core.model import Instance
 from handlers.core.names import InstanceKey, Service
+from handlers.core.pods import HEALTH as BY_KUBERNETES
 
 META = "hydra_service"
 Known = Mapping[InstanceKey, Instance]
@@ -36,12 +38,14 @@ class Reading:
 
     `catalog`: the services of this node. `agent_ids`: the ids that the node's own agent has registered; after
     a restore the catalog forgets services that the agent is about to register again. `by_hand`: the document
-    of the operators.
+    of the operators. `pods`: the node's pods; `ended` are UIDs of pods that are surely gone.
     """
 
     catalog: tuple[Registered, ...] | None
     agent_ids: frozenset[str] | None
     by_hand: Known | None
+    pods: Known | None = field(default_factory=dict)
+    ended: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,7 @@ class Discovery:
 def discover(before: Discovery, reading: Reading, now: float, drop_after_s: float) -> Discovery:
     """What is known after `reading`; `now` and `before.missing` are on the same clock."""
     present, bad_ids, alarms = _in_catalog(reading.catalog or ())
+    present |= reading.pods or {}
     for written, instance in sorted((reading.by_hand or {}).items()):
         key = InstanceKey.of(instance.service, instance.id)
         if key in present:
@@ -69,7 +74,9 @@ def discover(before: Discovery, reading: Reading, now: float, drop_after_s: floa
             continue
         since = before.missing.get(key)
         if _unclear(instance, reading, bad_ids):
-            instances[key] = instance
+            instances[key] = replace(instance, serving=None)
+        elif instance.incarnation in reading.ended:
+            dropped.append(key)
         elif since is None or now - since < drop_after_s:
             instances[key], missing[key] = instance, now if since is None else since
         else:
@@ -79,6 +86,8 @@ def discover(before: Discovery, reading: Reading, now: float, drop_after_s: floa
 
 def _unclear(instance: Instance, reading: Reading, bad_ids: frozenset[str]) -> bool:
     """Whether the reading does not tell if the instance, which it does not have, is gone."""
+    if instance.health == BY_KUBERNETES:
+        return reading.pods is None
     if None in (reading.catalog, reading.agent_ids, reading.by_hand):
         return True
     if not instance.consul_name:

@@ -91,7 +91,7 @@ def test_even_without_a_time_one_read_is_not_enough() -> None:
 def test_nothing_goes_while_something_is_unreadable(unreadable: str) -> None:
     start = reading(row("places-1"), by_hand=hand("job-1"))
     state = discover(Discovery(), start, 0, DROP_S)
-    blind = dataclasses.replace(reading(), **{unreadable: None})
+    blind = dataclasses.replace(reading(), **{unreadable: None})  # type: ignore[arg-type]
     for now in (100, 200, 300):
         state = discover(state, blind, now, DROP_S)
 

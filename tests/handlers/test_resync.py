@@ -13,7 +13,8 @@ import pytest
 
 from handlers.adapters.ports import Delete, Set
 from handlers.core import keys
-from handlers.resync import PROBE_S, Eye, Runner, command, environment, spread_s, wake, watched_keys
+from handlers.resync import PROBE_S, Eye, spread_s, wake, watched_keys
+from handlers.runner import Runner, command, environment
 from tests.fakes_kv import FakeKV
 from tests.servers import Consul, consul_server, wait_until
 

@@ -43,9 +43,10 @@ class NodeInfo(Doc):
 class Instance(Part):
     """One replica of a service on one node.
 
-    `health` is `consul` (the checks of the Consul service `consul_name` with id `id`), an HTTP URL that
-    answers 2xx while in service, or `none` (in service as soon as it is `ready`). `incarnation` changes when
-    the replica is another one under the same id (Consul CreateIndex, pod UID).
+    `health` is `consul` (the checks of the Consul service `consul_name` with id `id`), `kubernetes`
+    (`serving` says it, None = cannot be seen now), an HTTP URL that answers 2xx while in service, or `none`
+    (in service as soon as it is `ready`). `incarnation` changes when the replica is another one under the
+    same id (Consul CreateIndex, pod UID).
     """
 
     service: Service
@@ -55,6 +56,7 @@ class Instance(Part):
     port: int = 0
     health: str = "consul"
     consul_name: str = ""
+    serving: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

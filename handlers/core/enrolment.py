@@ -1,0 +1,107 @@
+"""What the annotations of a Kubernetes workload say of its service: one subscription. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handlers.core import policy
+from handlers.core.errors import Usage
+from handlers.core.model import Subscription
+from handlers.core.names import Channel, Service, check_alias
+from handlers.core.pods import PREFIX, Json, service_of
+
+ORIGIN = "kubernetes"
+RELEASE_LABEL = "app.kubernetes.io/instance"  # Helm's release: the name of the default channel
+# Kinds that stand at the top of a pod's owners: API, plural.
+KINDS = (
+    ("apps/v1", "deployments"),
+    ("apps/v1", "statefulsets"),
+    ("apps/v1", "daemonsets"),
+    ("batch/v1", "cronjobs"),
+    ("batch/v1", "jobs"),
+)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _seconds(text: str) -> float:
+    found = _SPAN.fullmatch(text)
+    if not found:
+        raise Usage(f"{text!r} is not a duration such as 90s or 10m")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _budget(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise Usage(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+# annotation without its prefix -> field of the subscription, how its text is read
+ANNOTATIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "reload": ("reload", _text),
+    "confirm": ("confirm", _text),
+    "drain": ("drain", _text),
+    "drain-time": ("drain_s", _seconds),
+    "deadline": ("deadline_s", _seconds),
+    "max-unavailable": ("max_unavailable", _budget),
+    "ram": ("ram", _text),
+}
+CHANNELS = f"{PREFIX}channels"
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """A service and what it subscribes to."""
+
+    service: Service
+    subscription: Subscription
+
+
+def enrolment(workload: Json, environment: str) -> Enrolment:
+    """What a workload asks for; `environment` where it names none. Raises `Usage`."""
+    meta = workload["metadata"]
+    notes = meta.get("annotations") or {}
+    # the settings of a workload with pods count as well where the pods' template has them
+    template = ((workload.get("spec") or {}).get("template") or {}).get("metadata") or {}
+    named = {**(template.get("annotations") or {}), **notes}
+    service = service_of(meta["namespace"], meta["name"], named, environment)
+    given: dict[str, Any] = {}
+    for name, (field, read) in ANNOTATIONS.items():
+        if (text := notes.get(PREFIX + name)) is not None:
+            try:
+                given[field] = read(text.strip())
+            except Usage as e:
+                raise Usage(f"annotation {PREFIX}{name}: {e}") from None
+    channels = _channels(notes.get(CHANNELS, ""), service, (meta.get("labels") or {}).get(RELEASE_LABEL, ""))
+    subscription = Subscription(channels=channels, origin=ORIGIN, **given)
+    if policy.parse(subscription).drain is policy.Drain.MAINTENANCE:
+        raise Usage(f"annotation {PREFIX}drain: maintenance is Consul's; pods drain by check")
+    return Enrolment(service, subscription)
+
+
+def _channels(text: str, service: Service, release: str) -> dict[str, Channel]:
+    """`[ALIAS=]ENV/NAMESPACE/NAME, …`; without any, the channel that is called as the Helm release."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words and release:
+        words = [f"{service.env}/{service.namespace}/{release}"]
+    if not words:
+        raise Usage(f"no channel: set the annotation {CHANNELS}, or the label {RELEASE_LABEL}")
+    found: dict[str, Channel] = {}
+    for word in words:
+        alias, equals, name = word.rpartition("=")
+        channel = Channel.parse(name)
+        found[check_alias(alias if equals else channel.name)] = channel
+    return found
+
+
+def takes_over(there: Subscription | None, wanted: Subscription) -> bool:
+    """Whether the workload's settings are written: never over what a person wrote, or took back."""
+    return there is None or (there.origin == ORIGIN and not there.tombstone and there != wanted)

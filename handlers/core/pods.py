@@ -1,0 +1,158 @@
+"""Pods as instances: which pods read data, of which service they are, and whether they are in service.
+
+Pure: takes objects as the Kubernetes API has them (parsed JSON). `handlers.podwatch` observes and acts.
+
+    pod  --controller-->  ReplicaSet  --controller-->  Deployment        the top is the service
+    label hydra.datasets/consumer=true on the pod                        it is one of ours
+    readinessGates: hydra.datasets/data-ready                            the node says in it when data is
+    there
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from handlers.core.errors import Usage
+from handlers.core.model import Instance, Ready
+from handlers.core.names import Service, check_word
+
+PREFIX = "hydra.datasets/"  # of every label, annotation and condition that Hydra reads or writes
+CONSUMER = f"{PREFIX}consumer"
+DATA_READY = f"{PREFIX}data-ready"
+ENVIRONMENT, NAMESPACE, SERVICE, PORT = (
+    f"{PREFIX}{word}" for word in ("environment", "namespace", "service", "port")
+)
+HEALTH = "kubernetes"  # of an instance whose node's discover tells whether it is in service
+
+# Kinds whose objects have a controller above them; climbing ends at every other kind.
+BETWEEN = {"ReplicaSet": ("apps/v1", "replicasets"), "Job": ("batch/v1", "jobs")}
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The controller of an object."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """What of a pod matters here. `gate` is the status of its data-ready condition, empty while it has none.
+
+    `gated`: its readiness waits for that condition. `ended`: it will not run (again) under this UID.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    address: str
+    port: int
+    ready: bool
+    gated: bool
+    gate: str
+    ended: bool
+    owner: Owner | None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+def pod_of(value: Json) -> Pod:
+    """The pod in an object of the API."""
+    meta, spec, status = value["metadata"], value.get("spec", {}), value.get("status", {})
+    conditions = {row["type"]: row["status"] for row in status.get("conditions") or ()}
+    gates = {row["conditionType"] for row in spec.get("readinessGates") or ()}
+    notes = meta.get("annotations") or {}
+    return Pod(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        address=status.get("podIP", ""),
+        port=_port(notes.get(PORT, ""), spec),
+        ready=conditions.get("Ready") == "True" and "deletionTimestamp" not in meta,
+        gated=DATA_READY in gates,
+        gate=conditions.get(DATA_READY, ""),
+        ended=status.get("phase") in ("Succeeded", "Failed"),
+        owner=owner_of(value),
+        annotations=notes,
+    )
+
+
+def owner_of(value: Json) -> Owner | None:
+    """The controller of an object of the API."""
+    for row in value["metadata"].get("ownerReferences") or ():
+        if row.get("controller"):
+            return Owner(row["kind"], row["name"], row["uid"])
+    return None
+
+
+def stem(owner: Owner) -> str:
+    """What a controller that cannot be asked any more was made for: its name without the last part."""
+    return owner.name.rpartition("-")[0] or owner.name
+
+
+def _port(text: str, spec: Json) -> int:
+    """The port by annotation, else the first that a container names."""
+    if text.isdecimal() and int(text) < 65536:
+        return int(text)
+    ports = [row["containerPort"] for c in spec.get("containers") or () for row in c.get("ports") or ()]
+    return int(ports[0]) if ports else 0
+
+
+def service_of(namespace: str, name: str, notes: Mapping[str, str], environment: str) -> Service:
+    """The service of a workload called `name`; annotations overrule each part. Raises `Usage`."""
+    env = notes.get(ENVIRONMENT) or environment
+    if not env:
+        raise Usage(f"no environment: set the annotation {ENVIRONMENT}, or HYDRA_ENV for the whole cluster")
+    parts = (env, notes.get(NAMESPACE) or namespace, notes.get(SERVICE) or name)
+    for part, what in zip(parts, ("environment", "namespace", "service name"), strict=True):
+        check_word(part, what)
+    return Service("/".join(parts))
+
+
+def instance_of(pod: Pod, top: str, environment: str, serving: bool | None) -> Instance:
+    """The pod as an instance; `top` is the name of its highest owner. Raises `Usage`."""
+    return Instance(
+        service=service_of(pod.namespace, top, pod.annotations, environment),
+        id=pod.name,
+        incarnation=pod.uid,
+        address=pod.address,
+        port=pod.port,
+        health=HEALTH,
+        serving=serving,
+    )
+
+
+def gate_wanted(shown: str) -> str:
+    """The status that the data-ready condition should have, by the word in the instance's state file."""
+    return "True" if shown == Ready.READY else "False"
+
+
+def ready_endpoints(slices: Iterable[Json]) -> dict[str, tuple[bool, ...]]:
+    """By UID of a pod: whether it is ready, in each of the EndpointSlices that list it."""
+    found: dict[str, list[bool]] = {}
+    for value in slices:
+        for row in value.get("endpoints") or ():
+            uid = (row.get("targetRef") or {}).get("uid", "")
+            # absent means unknown, and the API says that unknown is to be taken for ready
+            found.setdefault(uid, []).append((row.get("conditions") or {}).get("ready") is not False)
+    return {uid: tuple(flags) for uid, flags in found.items()}
+
+
+def in_service(pod: Pod, endpoints: Sequence[bool], shown: str) -> bool:
+    """Whether the pod may get traffic.
+
+    While it drains, it is out only when nothing says any more that it is in; else it is in only when
+    everything says so. A pod that no Service selects is judged by its readiness alone.
+    """
+    said = (pod.ready, *endpoints)
+    return any(said) if shown == Ready.DRAINING else all(said)
+
+
+def node_is_ready(value: Json) -> bool:
+    """Whether the control plane hears from the kubelet of this node."""
+    conditions = (value.get("status") or {}).get("conditions") or ()
+    return any(row["type"] == "Ready" and row["status"] == "True" for row in conditions)

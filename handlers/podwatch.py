@@ -1,0 +1,218 @@
+"""The pods of this node that read data: kept in view for `discover`, and told whether their data is ready.
+
+    API server, watched        ->  the node's instances, with whether each is in service
+    <view>/state of each pod   ->  its data-ready condition, Events
+
+Uses nothing of Consul: a pod gets its view, and its readiness, also while Consul and the planner are away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from handlers import log
+from handlers.adapters.pods import Json, Picture, Query, collection
+from handlers.adapters.views import Views
+from handlers.core.errors import HydraError, Usage
+from handlers.core.model import Instance, Ready
+from handlers.core.names import READINESS_FILE, InstanceKey
+from handlers.core.pods import (
+    BETWEEN,
+    Owner,
+    Pod,
+    gate_wanted,
+    in_service,
+    instance_of,
+    node_is_ready,
+    owner_of,
+    pod_of,
+    ready_endpoints,
+    stem,
+)
+
+LOOK_S = 0.2  # between looks at the state files; a reload waits this long for its drain to be told
+ENDPOINTS_S = 0.5  # between looks at EndpointSlices, which are asked only while a pod is on its way
+_HIGHEST = 8  # owners above one another; more is a circle
+
+
+class Server(Protocol):
+    """`adapters.pods.Api`, as far as it is used here."""
+
+    def list(self, query: Query) -> tuple[list[Json], str]: ...
+
+    def read(self, path: str) -> Json | None: ...
+
+    def set_data_ready(
+        self, namespace: str, pod: str, uid: str, status: str, reason: str, text: str
+    ) -> None: ...
+
+    def say(self, namespace: str, pod: str, uid: str, kind: str, reason: str, text: str) -> None: ...
+
+
+class Source(Protocol):
+    """`adapters.pods.Mirror`."""
+
+    def picture(self) -> Picture: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodReading:
+    """The node's pods as instances; None while they cannot be seen. `ended` are UIDs of pods that are gone.
+
+    `lost`: the control plane does not hear from this node's kubelet, so nothing here takes traffic any more.
+    """
+
+    instances: Mapping[InstanceKey, Instance] | None = None
+    ended: frozenset[str] = frozenset()
+    lost: bool = False
+    alarms: tuple[str, ...] = ()
+
+
+class PodReader(Protocol):
+    """`PodWatch`, as discover sees it."""
+
+    def reading(self) -> PodReading: ...
+
+
+@dataclass
+class _Told:
+    """What a pod was told last, and when its endpoints were looked at."""
+
+    shown: str = ""
+    looked_at: float = float("-inf")
+    endpoints: tuple[bool, ...] = ()
+
+
+@dataclass
+class PodWatch:
+    """`pods` and `node` are pictures of this node's pods and of its Node object."""
+
+    server: Server
+    pods: Source
+    node: Source
+    views: Views
+    environment: str
+    ring: Callable[[], None]
+    clock: Callable[[], float] = time.monotonic
+    _reading: PodReading = field(default_factory=PodReading)
+    _owners: dict[str, str] = field(default_factory=dict)
+    _told: dict[str, _Told] = field(default_factory=dict)
+    _complained: str = ""
+
+    def start(self) -> None:
+        """Look again and again; the thread ends with the process."""
+        threading.Thread(target=self._run, name="pods", daemon=True).start()
+
+    def reading(self) -> PodReading:
+        """What was seen at the last look."""
+        return self._reading
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            try:
+                self.look()
+                self._complained = ""
+            except HydraError as e:
+                if str(e) != self._complained:
+                    log.warning("discover", "cannot see to its pods now", error=e)
+                self._complained = str(e)
+            pause.wait(LOOK_S)
+
+    def look(self) -> None:
+        """Look once: tell pods what has changed, and ring when the reading did. Raises `HydraError`."""
+        picture, node = self.pods.picture(), self.node.picture()
+        if not picture.known:
+            self._found(replace(self._reading, instances=None))
+            return
+        lost = node.known and not any(node_is_ready(value) for value in node.objects.values())
+        pods = [pod_of(value) for value in picture.objects.values()]
+        over = frozenset(pod.uid for pod in pods if pod.ended)
+        alarms, found = [], {}
+        for pod in pods:
+            if pod.ended or not pod.address:  # without an address its containers do not run yet
+                continue
+            try:
+                instance = instance_of(pod, self._top(pod), self.environment, None)
+                key = InstanceKey.of(instance.service, instance.id)
+            except Usage as e:
+                alarms.append(f"pod {pod.namespace}/{pod.name}: {e}")
+                continue
+            serving = None if lost else self._see_to(key, pod)
+            found[key] = replace(instance, serving=serving)
+        self._found(
+            PodReading(instances=found, ended=picture.ended | over, lost=lost, alarms=tuple(sorted(alarms)))
+        )
+        for uid in self._told.keys() - picture.objects.keys():
+            del self._told[uid]
+
+    def _found(self, reading: PodReading) -> None:
+        if reading != self._reading:
+            self._reading = reading
+            self.ring()
+
+    def _top(self, pod: Pod) -> str:
+        """The name of the highest owner of a pod; asked for once per owner."""
+        if pod.owner is None:
+            return pod.name
+        if pod.owner.uid not in self._owners:
+            self._owners[pod.owner.uid] = self._climb(pod.namespace, pod.owner)
+        return self._owners[pod.owner.uid]
+
+    def _climb(self, namespace: str, owner: Owner) -> str:
+        for _ in range(_HIGHEST):
+            if owner.kind not in BETWEEN:
+                return owner.name
+            value = self.server.read(f"{collection(*BETWEEN[owner.kind], namespace)}/{owner.name}")
+            if value is None:
+                return stem(owner)  # it was deleted, and its pods are going
+            above = owner_of(value)
+            if above is None:
+                return owner.name
+            owner = above
+        return owner.name
+
+    def _see_to(self, key: InstanceKey, pod: Pod) -> bool:
+        """Tell the pod what its node says of its data; whether it is in service."""
+        shown = self.views.shown(key)
+        told = self._told.setdefault(pod.uid, _Told(shown))
+        if pod.gated and pod.gate != gate_wanted(shown):
+            word, text = shown or Ready.WAITING, self._reason(key)
+            reason = f"Data{word.capitalize()}"
+            self.server.set_data_ready(pod.namespace, pod.name, pod.uid, gate_wanted(shown), reason, text)
+        if told.shown != shown:
+            self._say(pod, told.shown, shown, self._reason(key))
+            told.shown = shown
+        on_its_way = shown != Ready.READY or not pod.ready or not all(told.endpoints)
+        if on_its_way and self.clock() - told.looked_at >= ENDPOINTS_S:
+            slices, _ = self.server.list(Query("discovery.k8s.io/v1", "endpointslices", pod.namespace))
+            told.endpoints, told.looked_at = ready_endpoints(slices).get(pod.uid, ()), self.clock()
+        return in_service(pod, told.endpoints, shown)
+
+    def _say(self, pod: Pod, before: str, shown: str, reason: str) -> None:
+        """An Event on the pod; whether it arrives decides nothing."""
+        texts = {
+            Ready.DRAINING: ("Normal", "DataReload", "taken out of service to reload its data"),
+            Ready.READY: ("Normal", "DataReady", "its data is ready"),
+        }
+        if not before or shown not in texts:
+            return
+        kind, name, text = texts[Ready(shown)]
+        try:
+            self.server.say(
+                pod.namespace, pod.name, pod.uid, kind, name, f"{text}: {reason}" if reason else text
+            )
+        except HydraError as e:
+            log.warning("discover", "cannot write an Event", pod=f"{pod.namespace}/{pod.name}", error=e)
+
+    def _reason(self, key: InstanceKey) -> str:
+        """Why the instance is where it is, from its readiness file."""
+        with contextlib.suppress(OSError, ValueError):
+            return str(json.loads((self.views.path(key) / READINESS_FILE).read_text()).get("reason", ""))
+        return ""

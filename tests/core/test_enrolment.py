@@ -1,0 +1,101 @@
+"""What annotations of a workload become: one subscription, or an error that names the annotation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from handlers.core.enrolment import ANNOTATIONS, ORIGIN, RELEASE_LABEL, enrolment, takes_over
+from handlers.core.errors import Usage
+from handlers.core.model import Note, Subscription
+from handlers.core.names import Channel
+from handlers.core.pods import PREFIX
+
+PLACES = Channel("prod/search/places")
+
+
+def workload(labels: dict[str, str] | None = None, **notes: str) -> dict[str, Any]:
+    """A Deployment; `notes` are annotations without their prefix, `_` for `-`."""
+    annotations = {PREFIX + name.replace("_", "-"): text for name, text in notes.items()}
+    meta = {"namespace": "search", "name": "reader", "annotations": annotations, "labels": labels or {}}
+    return {"metadata": meta, "spec": {"template": {"metadata": {}}}}
+
+
+def test_every_setting_has_an_annotation() -> None:
+    found = enrolment(
+        workload(
+            channels="prod/search/places, ranks=prod/maps/ranking",
+            reload="http://:/reload",
+            confirm="http://:/version#version",
+            drain="check",
+            drain_time="10s",
+            deadline="10m",
+            max_unavailable="2",
+            ram="via-disk",
+        ),
+        "prod",
+    )
+
+    assert found.service == "prod/search/reader"
+    assert found.subscription == Subscription(
+        channels={"places": PLACES, "ranks": Channel("prod/maps/ranking")},
+        reload="http://:/reload",
+        confirm="http://:/version#version",
+        drain="check",
+        drain_s=10.0,
+        deadline_s=600.0,
+        max_unavailable=2,
+        ram="via-disk",
+        origin=ORIGIN,
+    )
+
+
+def test_without_channels_the_helm_release_names_the_channel() -> None:
+    found = enrolment(workload({RELEASE_LABEL: "places"}), "prod")
+
+    assert found.subscription.channels == {"places": PLACES}
+
+
+def test_name_of_the_service_is_that_which_its_pods_have() -> None:
+    made = workload(channels=PLACES)
+    made["spec"]["template"]["metadata"]["annotations"] = {f"{PREFIX}service": "completion"}
+
+    assert enrolment(made, "prod").service == "prod/search/completion"
+
+
+@pytest.mark.parametrize(
+    ("notes", "said"),
+    [
+        ({}, "no channel: set the annotation"),
+        ({"channels": "places"}, "must be ENV/NAMESPACE/NAME"),
+        ({"channels": PLACES, "drain_time": "ten"}, f"{PREFIX}drain-time: 'ten' is not a duration"),
+        ({"channels": PLACES, "max_unavailable": "0"}, f"{PREFIX}max-unavailable: '0' is not a whole number"),
+        ({"channels": PLACES, "reload": "exec:rm"}, "reload 'exec:rm'"),
+        ({"channels": PLACES, "drain": "maintenance"}, "maintenance is Consul's"),
+        ({"channels": f"state={PLACES}"}, "alias 'state' is taken"),
+    ],
+)
+def test_wrong_annotation_is_named(notes: dict[str, str], said: str) -> None:
+    with pytest.raises(Usage, match=said):
+        enrolment(workload(**notes), "prod")
+
+
+def test_settings_are_written_only_where_no_person_did() -> None:
+    ours = enrolment(workload(channels=PLACES), "prod").subscription
+    changed = replace(ours, max_unavailable=3)
+    by_hand = replace(ours, origin="")
+    taken_back = replace(ours, tombstone=Note(who="ann"))
+
+    assert takes_over(None, ours)
+    assert takes_over(ours, changed)
+    assert not takes_over(ours, ours)
+    assert not takes_over(by_hand, changed)
+    assert not takes_over(taken_back, changed)
+
+
+def test_annotations_cover_all_that_a_subscription_has() -> None:
+    fields = {field for field, _ in ANNOTATIONS.values()} | {"channels", "origin", "tombstone", "extra"}
+
+    assert fields == set(Subscription.__dataclass_fields__)

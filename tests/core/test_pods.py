@@ -1,0 +1,157 @@
+"""Pods as instances: what they are called, whether they are in service, what their gate should say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from handlers.core.errors import Usage
+from handlers.core.pods import (
+    DATA_READY,
+    ENVIRONMENT,
+    NAMESPACE,
+    PORT,
+    SERVICE,
+    Owner,
+    gate_wanted,
+    in_service,
+    instance_of,
+    node_is_ready,
+    pod_of,
+    ready_endpoints,
+    stem,
+)
+
+
+def value(**more: Any) -> dict[str, Any]:
+    """A running pod as the API has it; `more` replaces whole parts of its metadata, spec or status."""
+    meta = {"namespace": "search", "name": "reader-5d9-x7", "uid": "u1", "resourceVersion": "7"}
+    spec = {
+        "readinessGates": [{"conditionType": DATA_READY}],
+        "containers": [{"name": "a"}, {"name": "b", "ports": [{"containerPort": 8080}]}],
+    }
+    status = {"phase": "Running", "podIP": "10.0.0.7", "conditions": [{"type": "Ready", "status": "True"}]}
+    return {
+        "metadata": meta | more.get("metadata", {}),
+        "spec": spec | more.get("spec", {}),
+        "status": status | more.get("status", {}),
+    }
+
+
+def test_pod_is_an_instance_of_its_highest_owner() -> None:
+    instance = instance_of(pod_of(value()), "reader", "prod", True)
+
+    assert instance.service == "prod/search/reader"
+    assert (instance.id, instance.incarnation) == ("reader-5d9-x7", "u1")
+    assert (instance.address, instance.port) == ("10.0.0.7", 8080)
+    assert (instance.health, instance.serving) == ("kubernetes", True)
+
+
+def test_annotations_of_the_pod_overrule_each_part_of_the_name_and_the_port() -> None:
+    notes = {ENVIRONMENT: "staging", NAMESPACE: "maps", SERVICE: "places", PORT: "9000"}
+    instance = instance_of(pod_of(value(metadata={"annotations": notes})), "reader", "prod", None)
+
+    assert (instance.service, instance.port) == ("staging/maps/places", 9000)
+
+
+def test_pod_without_an_environment_is_refused_with_what_to_set() -> None:
+    with pytest.raises(Usage, match=f"set the annotation {ENVIRONMENT}"):
+        instance_of(pod_of(value()), "reader", "", None)
+
+
+def test_name_that_hydra_cannot_have_is_refused() -> None:
+    with pytest.raises(Usage, match="service name 'Reader'"):
+        instance_of(pod_of(value(metadata={"annotations": {SERVICE: "Reader"}})), "reader", "prod", None)
+
+
+def test_controller_is_the_owner_and_other_owners_are_not() -> None:
+    owners = [
+        {"kind": "Thing", "name": "other", "uid": "o1"},
+        {"kind": "ReplicaSet", "name": "reader-5d9", "uid": "o2", "controller": True},
+    ]
+
+    assert pod_of(value(metadata={"ownerReferences": owners})).owner == Owner(
+        "ReplicaSet", "reader-5d9", "o2"
+    )
+    assert pod_of(value()).owner is None
+
+
+def test_owner_that_is_gone_leaves_its_stem() -> None:
+    assert stem(Owner("ReplicaSet", "reader-of-maps-5d9", "o")) == "reader-of-maps"
+
+
+@pytest.mark.parametrize(
+    ("phase", "ended"), [("Pending", False), ("Running", False), ("Failed", True), ("Succeeded", True)]
+)
+def test_pod_that_was_evicted_or_is_done_has_ended(phase: str, ended: bool) -> None:
+    assert pod_of(value(status={"phase": phase})).ended is ended
+
+
+def test_pod_that_is_being_deleted_is_not_ready_whatever_its_condition_says() -> None:
+    assert pod_of(value()).ready
+    assert not pod_of(value(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})).ready
+
+
+def test_pod_knows_its_gate() -> None:
+    pod = pod_of(value(status={"conditions": [{"type": DATA_READY, "status": "False"}]}))
+
+    assert (pod.gated, pod.gate, pod.ready) == (True, "False", False)
+    assert not pod_of(value(spec={"readinessGates": None})).gated
+
+
+def test_new_pod_without_conditions_is_understood() -> None:
+    pod = pod_of({"metadata": {"namespace": "n", "name": "p", "uid": "u"}, "spec": {}, "status": {}})
+
+    assert (pod.ready, pod.gate, pod.address, pod.port) == (False, "", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("shown", "status"), [("ready", "True"), ("draining", "False"), ("waiting", "False"), ("", "False")]
+)
+def test_gate_says_whether_the_state_file_says_ready(shown: str, status: str) -> None:
+    assert gate_wanted(shown) == status
+
+
+def endpoint(uid: str, ready: bool | None) -> dict[str, Any]:
+    conditions = {} if ready is None else {"ready": ready}
+    return {"targetRef": {"kind": "Pod", "uid": uid}, "conditions": conditions}
+
+
+def test_endpoints_are_known_by_the_uid_of_their_pod() -> None:
+    slices = [
+        {"endpoints": [endpoint("u1", True), endpoint("u2", False)]},
+        {"endpoints": [endpoint("u1", False), endpoint("u3", None), {"addresses": ["10.0.0.1"]}]},
+        {"endpoints": None},
+    ]
+
+    found = ready_endpoints(slices)
+
+    assert (found["u1"], found["u2"], found["u3"]) == ((True, False), (False,), (True,))
+
+
+@pytest.mark.parametrize(
+    ("ready", "endpoints", "shown", "serving"),
+    [
+        pytest.param(True, (True, True), "ready", True, id="in_everywhere"),
+        pytest.param(True, (), "ready", True, id="no_service_selects_it"),
+        pytest.param(True, (False,), "ready", False, id="endpoints_are_late"),
+        pytest.param(False, (True,), "ready", False, id="not_ready_any_more"),
+        pytest.param(False, (True,), "draining", True, id="still_gets_traffic_while_it_drains"),
+        pytest.param(True, (False,), "draining", True, id="readiness_is_late_while_it_drains"),
+        pytest.param(False, (False, False), "draining", False, id="drained"),
+        pytest.param(False, (), "draining", False, id="drained_without_a_service"),
+    ],
+)
+def test_pod_that_drains_is_out_only_when_nothing_says_in(
+    ready: bool, endpoints: tuple[bool, ...], shown: str, serving: bool
+) -> None:
+    status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
+
+    assert in_service(pod_of(value(status=status)), endpoints, shown) is serving
+
+
+@pytest.mark.parametrize(("status", "ready"), [("True", True), ("False", False), ("Unknown", False)])
+def test_node_is_ready_when_its_kubelet_is_heard(status: str, ready: bool) -> None:
+    assert node_is_ready({"status": {"conditions": [{"type": "Ready", "status": status}]}}) is ready
+    assert not node_is_ready({"metadata": {}})
