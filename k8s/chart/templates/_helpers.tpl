@@ -1,0 +1,43 @@
+{{- define "hydra.labels" -}}
+app.kubernetes.io/name: hydra
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "hydra.image" -}}
+image: {{ printf "%s:%s" .Values.image.repository .Values.image.tag | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- end }}
+
+{{- /* A container without capabilities and with a read-only root file system. */ -}}
+{{- define "hydra.confined" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
+{{- define "hydra.serverAddress" -}}
+{{- if .Values.consul.embedded -}}
+{{- .Values.consul.embeddedClusterIP | default (printf "%s-consul.%s.svc" .Release.Name .Release.Namespace) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "hydra.plannerConsul" -}}
+{{- if .Values.consul.address -}}
+{{- .Values.consul.address -}}
+{{- else if .Values.consul.embedded -}}
+{{- printf "http://%s:8500" (include "hydra.serverAddress" .) -}}
+{{- else -}}
+{{- fail "consul.address: the HTTP API of your Consul servers, for the planner; or consul.embedded=true for trying out" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "hydra.environment" -}}
+- {name: HYDRA_KUBERNETES, value: "1"}
+- {name: HYDRA_ENV, value: {{ .Values.environment | quote }}}
+{{- range $name, $value := .Values.env }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}

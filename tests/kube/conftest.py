@@ -1,0 +1,78 @@
+"""One cluster for all tests of a run: it takes minutes to make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.kube.cluster import Cluster
+from tests.kube.images import Images, cache
+from tests.kube.stage import Installed, Scene
+
+LIMIT_S = 900  # of one test, the making of images and cluster included
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(LIMIT_S))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    assert os.geteuid() == 0, "tests/kube makes network namespaces and mounts: run it as root"
+    images = Images(cache()).all()
+    # a short path: containerd's sockets lie below it
+    with TemporaryDirectory(prefix="hydra-kube-", dir="/tmp") as folder:
+        made = Cluster(Path(folder) / "c", images)
+        try:
+            made.start()
+            yield made
+        except BaseException:
+            print(made.last_words())
+            raise
+        finally:
+            made.stop()
+
+
+@pytest.fixture(scope="session")
+def hydra(cluster: Cluster) -> Installed:
+    installed = Installed(cluster)
+    try:
+        installed.install()
+    except BaseException:
+        print(installed.last_words())
+        raise
+    return installed
+
+
+@pytest.fixture
+def scene(hydra: Installed, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Scene]]:
+    """Makes the scene of a test by its name; ends all of them afterwards."""
+    made: list[Scene] = []
+
+    def make(name: str) -> Scene:
+        made.append(Scene(hydra, name))
+        return made[-1]
+
+    yield make
+    if request.node.stash.get(FAILED, False):
+        print(hydra.last_words())
+    for one in made:
+        one.close()
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report

@@ -1,0 +1,66 @@
+"""A service in a pod, which reads its view and knows nothing of Hydra: `service.py PORT`.
+
+GET / : what it has loaded of both datasets, and its name. GET /healthz: 200 once it has loaded something.
+POST /reload: load the view again; a release whose data says `refuse` is not taken. SIGTERM: ends when its
+requests have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+VIEW = Path(os.environ["HYDRA_VIEW"])
+loaded: dict[str, str] = {}
+
+
+def load() -> None:
+    """All files below one resolved link: never of two releases."""
+    folder = (VIEW / "data").resolve(strict=True)
+    fresh = {name: (folder / name / "value").read_text() for name in ("left", "right")}
+    if "refuse" in fresh.values():
+        raise ValueError("this data is not for me")
+    loaded.update(fresh)
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        status = 200 if loaded or self.path == "/" else 503
+        self.answer(status, {"pod": os.environ.get("POD_NAME", ""), **loaded})
+
+    def do_POST(self) -> None:
+        try:
+            load()
+        except (OSError, ValueError) as e:
+            self.answer(500, {"error": str(e)})
+            return
+        self.answer(200, dict(loaded))
+
+    def answer(self, status: int, content: dict[str, str]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = False  # requests under way end before the process does
+    request_queue_size = 128
+
+
+if __name__ == "__main__":
+    if (VIEW / "data").exists():
+        load()
+    server = Server(("", int(sys.argv[1])), Handler)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    server.serve_forever()
+    server.server_close()

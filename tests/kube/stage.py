@@ -1,0 +1,355 @@
+"""One cluster with Hydra installed by Helm, and one test's own service, channel and traffic on it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handlers.core import codec, keys
+from handlers.core.model import InstanceState, States, Subscription
+from handlers.core.names import Channel, InstanceKey, Service
+from handlers.core.pods import CONSUMER, DATA_READY, PREFIX
+from handlers.core.version import Version
+from hydra_cli.programs import program
+from tests.kube.cluster import HOST, Cluster, run, until
+from tests.kube.images import HYDRA, ROOT
+
+V1, V2, V3 = (Version.parse(f"2026-01-0{day}T00-00-00") for day in (1, 2, 3))
+SERVER = "10.79.0.53"  # the embedded Consul's ClusterIP: there is no DNS in the test cluster
+S3_PORT = 7070
+ENVIRONMENT = "prod"
+HYDRA_COMMAND = (sys.executable, "-I", "-m", "hydra_cli.main")
+HERE = Path(__file__).resolve().parent  # of the programs that run in pods and in a node's namespaces
+_numbers = itertools.count(1)
+
+
+class Installed:
+    """Hydra on a cluster: installed, looked at from outside, uninstalled."""
+
+    def __init__(self, cluster: Cluster, namespace: str = "hydra") -> None:
+        self.cluster, self.namespace = cluster, namespace
+        self.key, self.secret = "hydra", secrets.token_hex(16)
+        self.s3 = f"http://{HOST}:{S3_PORT}"
+
+    def helm(self, *words: str, check: bool = True) -> str:
+        """The real helm, on this cluster."""
+        command = (str(program("helm")), "--kubeconfig", str(self.cluster.kubeconfig), *words)
+        return run(*command, check=check).stdout
+
+    def values(self) -> dict[str, Any]:
+        """What an administrator would write into a file."""
+        repository, _, tag = HYDRA.rpartition(":")
+        return {
+            "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
+            "environment": ENVIRONMENT,
+            "environments": [ENVIRONMENT],
+            "secrets": {"node": "hydra-s3"},
+            "env": {"AWS_ENDPOINT_URL": self.s3, "AWS_REGION": "us-east-1"},
+            "consul": {"embedded": True, "embeddedClusterIP": SERVER},
+            "node": {"resources": {"requests": {"cpu": "10m"}}, "maxUnavailable": 1},
+            "planner": {"resources": {"requests": {"cpu": "10m"}}},
+        }
+
+    def install(self) -> None:
+        """The S3 server, its credentials, the chart; returns when all of it is there."""
+        self._start_s3()
+        self.cluster.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}},
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "hydra-s3", "namespace": self.namespace},
+                "stringData": {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret},
+            },
+        )
+        self.upgrade()
+        for what in ("daemonset/hydra-node", "deployment/hydra-planner"):
+            self.kubectl("rollout", "status", what, "--timeout=180s")
+
+    def upgrade(self, **values: Any) -> None:
+        """`helm upgrade --install` with further values."""
+        file = self.cluster.folder / "values.json"
+        file.write_text(json.dumps({**self.values(), **values}))
+        chart = str(ROOT / "k8s" / "chart")
+        self.helm("upgrade", "--install", "hydra", chart, "-n", self.namespace, "-f", str(file))
+
+    def kubectl(self, *words: str) -> str:
+        return self.cluster.kubectl("-n", self.namespace, *words)
+
+    def consul(self) -> dict[str, str]:
+        """How the embedded Consul is reached from this machine, which knows the way to pods."""
+        pod = self.cluster.get("pod", "hydra-consul-0", "-n", self.namespace)
+        return {"CONSUL_HTTP_ADDR": f"http://{pod['status']['podIP']}:8500"}
+
+    def environ(self) -> dict[str, str]:
+        """For `hydra` on this machine: Consul, and S3 with credentials."""
+        keys_of_s3 = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+        return {**self.consul(), **keys_of_s3, "AWS_ENDPOINT_URL": self.s3, "AWS_REGION": "us-east-1"}
+
+    def hydra(self, *words: str, code: int = 0) -> str:
+        """Run a command of a person; what it says on stdout."""
+        environ = {**os.environ, **self.environ()}
+        answer = subprocess.run([*HYDRA_COMMAND, *words], env=environ, capture_output=True, text=True)
+        said = f"hydra {' '.join(words)} ended with {answer.returncode}:\n{answer.stdout}{answer.stderr}"
+        assert answer.returncode == code, said
+        return answer.stdout
+
+    def kv(self) -> Any:
+        """A client of the KV."""
+        from handlers.adapters.kv import ConsulKV
+
+        return ConsulKV.from_env(self.consul())
+
+    def s3_client(self) -> Any:
+        """A boto3 client."""
+        import boto3
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.s3,
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
+            region_name="us-east-1",
+        )
+
+    def _start_s3(self) -> None:
+        folder = self.cluster.folder / "s3"
+        for name in ("data", "meta"):
+            (folder / name).mkdir(parents=True)
+        words = ("--port", f"{HOST}:{S3_PORT}", "--health", "/health", "--keep-alive", "--quiet")
+        posix = ("posix", "--sidecar", folder / "meta", folder / "data")
+        environ = {"ROOT_ACCESS_KEY": self.key, "ROOT_SECRET_KEY": self.secret}
+        self.cluster.programs.start("versitygw", program("versitygw"), *words, *posix, environ=environ)
+        probe = ("curl", "-fsS", f"{self.s3}/health")
+        until("S3 answers", lambda: run(*probe, check=False).returncode == 0)
+
+    def last_words(self) -> str:
+        """What Hydra's pods said last, and what Kubernetes says of them."""
+        texts = [self.cluster.kubectl("get", "pods", "-A", "-o", "wide", check=False)]
+        texts.append(self.cluster.kubectl("get", "events", "-A", check=False)[-6000:])
+        for node in self.cluster.nodes.values():
+            for log in sorted((node.root / "state" / "log").rglob("*.log")):
+                lines = log.read_text(errors="replace").splitlines()[-15:]
+                texts.append("\n".join([f"--- {node.name} {log.name}", *lines]))
+        planner = ("logs", "-n", self.namespace, "-l", "app.kubernetes.io/component=planner", "--tail=20")
+        texts.append(self.cluster.kubectl(*planner, "--all-containers", check=False))
+        return "\n".join(texts)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of the client, and what came of it."""
+
+    at: float
+    took: float
+    body: Mapping[str, str]
+    trouble: str
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the answer was made of two releases."""
+        return not self.trouble and self.body["left"] != self.body["right"]
+
+
+@dataclass
+class Audience:
+    """A client's requests during a block."""
+
+    requests: list[Request] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Request]:
+        return [request for request in self.requests if request.trouble]
+
+    @property
+    def mixed(self) -> list[Request]:
+        return [request for request in self.requests if request.mixed]
+
+    @property
+    def seen(self) -> set[str]:
+        """All versions that were answered with."""
+        return {request.body["left"] for request in self.requests if not request.trouble}
+
+
+class Scene:
+    """One test's service and channel."""
+
+    def __init__(self, hydra: Installed, name: str) -> None:
+        self.hydra, self.cluster = hydra, hydra.cluster
+        self.namespace = f"{name}-{next(_numbers)}"
+        self.name = "reader"
+        self.service = Service(f"{ENVIRONMENT}/{self.namespace}/{self.name}")
+        self.channel = Channel(f"{ENVIRONMENT}/{self.namespace}/data")
+        hydra.s3_client().create_bucket(Bucket=self.namespace)
+        self.cluster.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}},
+            self._object("v1", "ConfigMap", "code", data={"service.py": (HERE / "service.py").read_text()}),
+        )
+
+    def _object(self, api: str, kind: str, name: str, **more: Any) -> dict[str, Any]:
+        meta = {"name": name, "namespace": self.namespace}
+        return {"apiVersion": api, "kind": kind, "metadata": meta, **more}
+
+    # --- data
+
+    def publish(self, version: Version, *options: str, value: str = "") -> str:
+        """Upload a version and publish it."""
+        client = self.hydra.s3_client()
+        for name in ("left", "right"):
+            body = (value or version).encode()
+            client.put_object(Bucket=self.namespace, Key=f"{name}/{version}/value", Body=body)
+        template = self.cluster.folder / f"{self.namespace}.json"
+        source = f"s3://{self.namespace}/%s/{{VERSION_PLACEHOLDER}}/"
+        content = {name: {"SourcePath": source % name, "Placement": "DISK"} for name in ("left", "right")}
+        template.write_text(json.dumps(content))
+        words = ("publish", str(template), "--channel", self.channel, "--version", version)
+        return self.hydra.hydra(*words, *options)
+
+    # --- the service
+
+    def deployment(self, replicas: int, **settings: str) -> dict[str, Any]:
+        """The Deployment of the documents' example, with this test's program; `settings` are annotations."""
+        notes = {PREFIX + name.replace("_", "-"): text for name, text in settings.items()}
+        notes.setdefault(f"{PREFIX}channels", self.channel)
+        labels = {"app": self.name, CONSUMER: "true"}
+        made = self._object(
+            "apps/v1",
+            "Deployment",
+            self.name,
+            spec={
+                "replicas": replicas,
+                "selector": {"matchLabels": {"app": self.name}},
+                "template": {"metadata": {"labels": labels}, "spec": self._pod()},
+            },
+        )
+        made["metadata"] |= {"labels": labels, "annotations": notes}
+        return made
+
+    def _pod(self) -> dict[str, Any]:
+        view = f"/data/views/{self.service}/$(POD_NAME)"
+        environ = [
+            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "HYDRA_VIEW", "value": view},
+        ]
+        data = {"name": "data", "mountPath": "/data", "readOnly": True, "mountPropagation": "HostToContainer"}
+        common = {"image": HYDRA, "imagePullPolicy": "Never", "env": environ}
+        return {
+            "terminationGracePeriodSeconds": 10,
+            "readinessGates": [{"conditionType": DATA_READY}],
+            "initContainers": [{**common, "name": "hydra-wait", "args": ["wait"], "volumeMounts": [data]}],
+            "containers": [
+                {
+                    **common,
+                    "name": "reader",
+                    "command": ["python3", "-I", "/code/service.py", "8080"],
+                    "ports": [{"containerPort": 8080}],
+                    "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
+                    # EndpointSlices first: whoever still sends requests meanwhile gets answers
+                    "lifecycle": {"preStop": {"sleep": {"seconds": 3}}},
+                    "volumeMounts": [data, {"name": "code", "mountPath": "/code"}],
+                }
+            ],
+            "volumes": [
+                {"name": "data", "hostPath": {"path": "/var/lib/hydra", "type": "Directory"}},
+                {"name": "code", "configMap": {"name": "code"}},
+            ],
+        }
+
+    def deploy(self, replicas: int = 2, **settings: str) -> None:
+        """The Deployment and its Service; `settings` beside `reload` over HTTP."""
+        notes = {"reload": "http://:/reload", "drain_time": "1s", "deadline": "60s", **settings}
+        ports = [{"port": 80, "targetPort": 8080}]
+        spec = {"selector": {"app": self.name}, "ports": ports}
+        self.cluster.apply(
+            self.deployment(replicas, **notes), self._object("v1", "Service", self.name, spec=spec)
+        )
+
+    def scale(self, replicas: int) -> None:
+        self.kubectl("scale", f"deployment/{self.name}", f"--replicas={replicas}")
+
+    def kubectl(self, *words: str) -> str:
+        return self.cluster.kubectl("-n", self.namespace, *words)
+
+    def await_ready(self, replicas: int) -> None:
+        """Wait until so many pods are Ready, and no other is there."""
+        until(f"{replicas} pods are Ready", lambda: len(self.pods()) == replicas == len(self.ready_pods()))
+
+    def pods(self) -> list[dict[str, Any]]:
+        """The pods of the service."""
+        return list(self.cluster.get("pods", "-n", self.namespace, "-l", f"app={self.name}")["items"])
+
+    def ready_pods(self) -> list[str]:
+        """Names of those that are Ready."""
+        return [p["metadata"]["name"] for p in self.pods() if condition(p, "Ready") == "True"]
+
+    def endpoints(self) -> list[str]:
+        """Names of the pods that get traffic."""
+        rows = self.cluster.get("endpointslices", "-n", self.namespace)["items"]
+        found = [e for row in rows for e in row.get("endpoints") or () if e["conditions"]["ready"]]
+        return sorted(e["targetRef"]["name"] for e in found)
+
+    # --- what there is to see
+
+    def subscription(self) -> Subscription | None:
+        """What the service subscribes to."""
+        key = keys.subscription(self.service)
+        entry, _ = self.hydra.kv().get(key)
+        return codec.decode(Subscription, entry.value, key) if entry else None
+
+    def states(self) -> dict[str, InstanceState]:
+        """What nodes say of the service's pods, by pod."""
+        found = {}
+        for entry in self.hydra.kv().list(keys.STATES).entries.values():
+            states = codec.decode(States, entry.value, entry.key)
+            found.update({s.id: s for k, s in states.instances.items() if k.service == self.service})
+        return found
+
+    def running(self, version: Version) -> list[str]:
+        """The pods that are Ready and run a release, as their nodes say."""
+        ready, states = self.ready_pods(), self.states()
+        return [pod for pod in ready if pod in states and states[pod].releases == {"data": version}]
+
+    def await_running(self, version: Version, replicas: int) -> None:
+        until(f"{replicas} pods run {version}", lambda: len(self.running(version)) == replicas)
+
+    def view(self, node: str, pod: str) -> Path:
+        """A pod's view on its node."""
+        return self.cluster.nodes[node].root / "views" / InstanceKey.of(self.service, pod)
+
+    @contextlib.contextmanager
+    def audience(self, rate: float = 60) -> Iterator[Audience]:
+        """A client on node n1 that asks the Service's ClusterIP for the whole block."""
+        address = self.cluster.get("service", self.name, "-n", self.namespace)["spec"]["clusterIP"]
+        node, log = self.cluster.nodes["n1"], self.cluster.folder / f"{self.namespace}.requests"
+        own = (str(HERE / "traffic.py"), f"http://{address}:80", str(rate), str(log))
+        client = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *node.enter(sys.executable, "-I", *own, mounts=False)]
+        )
+        audience = Audience()
+        try:
+            yield audience
+        finally:
+            client.send_signal(signal.SIGTERM)
+            client.wait(30)
+        rows = map(json.loads, log.read_text().splitlines())
+        audience.requests = [Request(**row) for row in rows]
+
+    def close(self) -> None:
+        """End what was started here."""
+        self.cluster.kubectl("delete", "namespace", self.namespace, "--wait=false")
+
+
+def condition(pod: Mapping[str, Any], kind: str) -> str:
+    """The status of a condition of a pod, empty where it has none."""
+    rows = pod["status"].get("conditions") or ()
+    return next((row["status"] for row in rows if row["type"] == kind), "")
