@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from handlers.core import policy
+from handlers.core.budget import Amount, parse_amount
 from handlers.core.errors import Usage
 from handlers.core.model import Subscription
 from handlers.core.names import Channel, Service, check_alias
@@ -27,10 +28,6 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 
 
-def _text(text: str) -> str:
-    return text
-
-
 def _seconds(text: str) -> float:
     found = _SPAN.fullmatch(text)
     if not found:
@@ -38,21 +35,33 @@ def _seconds(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def _budget(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise Usage(f"{text!r} is not a whole number from 1")
-    return int(text)
+def _switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise Usage(f"{text!r} is neither true nor false")
+    return text == "true"
 
 
-# annotation without its prefix -> field of the subscription, how its text is read
+_READERS: Mapping[Any, Callable[[str], Any]] = {
+    str: str,
+    float: _seconds,
+    bool: _switch,
+    Amount: parse_amount,
+    Amount | None: parse_amount,
+}
+_OURS = ("origin",)  # no setting
+
+
+def _annotation(field: str) -> str:
+    """`drain-time` of `drain_s`, as the command line calls it; else the field with dashes."""
+    return {"drain_s": "drain-time"}.get(field, field.removesuffix("_s").replace("_", "-"))
+
+
+# annotation without its prefix -> field of the subscription, how its text is read; what one text cannot say
+# is left to `hydra subscribe`
 ANNOTATIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
-    "reload": ("reload", _text),
-    "confirm": ("confirm", _text),
-    "drain": ("drain", _text),
-    "drain-time": ("drain_s", _seconds),
-    "deadline": ("deadline_s", _seconds),
-    "max-unavailable": ("max_unavailable", _budget),
-    "ram": ("ram", _text),
+    _annotation(field): (field, _READERS[kind])
+    for field, kind in get_type_hints(Subscription).items()
+    if kind in _READERS and field not in _OURS
 }
 CHANNELS = f"{PREFIX}channels"
 

@@ -119,7 +119,7 @@ def endpoint(uid: str, ready: bool | None) -> dict[str, Any]:
 
 
 def test_endpoints_are_known_by_the_uid_of_their_pod() -> None:
-    slices = [
+    slices: list[dict[str, Any]] = [
         {"endpoints": [endpoint("u1", True), endpoint("u2", False)]},
         {"endpoints": [endpoint("u1", False), endpoint("u3", None), {"addresses": ["10.0.0.1"]}]},
         {"endpoints": None},

@@ -1,4 +1,4 @@
-"""The node's pods become instances; each is told whether its data is ready. On a server that a test writes."""
+"""The node's pods become instances; each is told whether its data is ready."""
 
 from __future__ import annotations
 
