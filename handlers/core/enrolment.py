@@ -41,9 +41,23 @@ def _switch(text: str) -> bool:
     return text == "true"
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise Usage(f"{text!r} is not a number") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise Usage(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
 _READERS: Mapping[Any, Callable[[str], Any]] = {
     str: str,
-    float: _seconds,
+    int: _count,
+    float: _number,
     bool: _switch,
     Amount: parse_amount,
     Amount | None: parse_amount,
@@ -59,7 +73,7 @@ def _annotation(field: str) -> str:
 # annotation without its prefix -> field of the subscription, how its text is read; what one text cannot say
 # is left to `hydra subscribe`
 ANNOTATIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
-    _annotation(field): (field, _READERS[kind])
+    _annotation(field): (field, _seconds if field.endswith("_s") else _READERS[kind])
     for field, kind in get_type_hints(Subscription).items()
     if kind in _READERS and field not in _OURS
 }
