@@ -17,8 +17,8 @@ class Subscription(Doc):
 
     `reload`, `confirm`, `drain` are texts as in `handlers.core.policy`, the budget (`max_unavailable`, or
     `min_available` in its place) as in `handlers.core.budget`, the order (`data_first`, `canaries`,
-    `wave_by`) as in `handlers.core.turns`, the `check` as in `handlers.core.gate`. Seconds in `_s`. `origin` is
-    `kubernetes` where it was taken from a workload's annotations, and empty where a person wrote it.
+    `wave_by`) as in `handlers.core.turns`, the `check` as in `handlers.core.gate`. Seconds in `_s`.
+    `origin` is `kubernetes` where it was taken from a workload's annotations, empty where a person wrote it.
     """
 
     channels: Mapping[str, Channel] = field(default_factory=dict)
