@@ -156,13 +156,14 @@ class ReloadRun:
         """One instance as far as it goes; seconds after which to look at it again."""
         state, plan = self._book.instances[key], self._home.plan(key.service)
         try:
-            if plan is not None:
+            if plan is not None and not instance.leaving:
                 return self._moves.step(self._case(key, instance, state, plan))
-            # nobody subscribed it (any more): it keeps what it has
+            # one that goes tells nothing of a release; one that nobody subscribes keeps what it has
+            reason = Reason.LEAVING.say() if instance.leaving else Reason.NO_PLAN.say()
             if is_moving(state):
-                self._moves.let_go(key, instance, Reason.NO_PLAN.say())
+                self._moves.let_go(key, instance, reason)
             else:
-                self._moves.note(key, replace(state, reason=Reason.NO_PLAN.say()))
+                self._moves.note(key, replace(state, reason=reason))
             return None
         except (Conflict, Temporary):
             raise

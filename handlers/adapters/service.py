@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -21,6 +22,7 @@ from handlers.adapters.ports import Agent
 from handlers.core.errors import HydraError, Malformed
 from handlers.core.model import Instance
 from handlers.core.names import InstanceKey
+from handlers.core.pods import HEALTH as BY_KUBERNETES
 from handlers.core.policy import (
     ByHealth,
     ByHttp,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 CONNECT_S, HEALTH_S = 2.0, 2.0
 BY_HYDRA = "Hydra: reload"  # the reason of a maintenance mode that Hydra set, and may end
+DELETION_KNOWN_S = 2.0  # within which the node of a pod hears that it is being deleted
 _MAX_BODY = 1 << 20
 _MAX_LINE = 200
 
@@ -104,9 +107,7 @@ class Services:
         """
         match how:
             case HttpReload(url):
-                status, body = _request("POST", url.at(instance.address, instance.port), limit_s)
-                if not 200 <= status < 300:
-                    raise HydraError(f"HTTP {status}: {_first_line(body)}")
+                _post(url.at(instance.address, instance.port), limit_s, instance)
             case SignalReload(name, pidfile, program):
                 if program:
                     self._supervisor(limit_s).signal(_filled(program, key), name)
@@ -144,6 +145,21 @@ class Services:
             case ByMaps():
                 left = {r for a, r in old.items() if new.get(a) != r} - set(new.values())
                 return processes.moved(key, self._root, set(new.values()), left)
+
+
+def _post(url: str, limit_s: float, instance: Instance) -> None:
+    """Any 2xx means that it has loaded. A pod is asked once more: its process may end before its deletion is
+    known here, which says nothing of the release, and by then `reload` waits for this answer no more.
+    """
+    try:
+        status, body = _request("POST", url, limit_s)
+    except HydraError:
+        if instance.health != BY_KUBERNETES:
+            raise
+        time.sleep(DELETION_KNOWN_S)
+        status, body = _request("POST", url, limit_s)
+    if not 200 <= status < 300:
+        raise HydraError(f"HTTP {status}: {_first_line(body)}")
 
 
 def _in_consul(instance: Instance, node: str, rows: list[Any]) -> Health:

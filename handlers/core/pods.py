@@ -44,7 +44,8 @@ class Owner:
 class Pod:
     """What of a pod matters here. `gate` is the status of its data-ready condition, empty while it has none.
 
-    `gated`: its readiness waits for that condition. `ended`: it will not run (again) under this UID.
+    `gated`: its readiness waits for that condition. `leaving`: it is being deleted. `ended`: it will not run
+    (again) under this UID.
     """
 
     namespace: str
@@ -55,6 +56,7 @@ class Pod:
     ready: bool
     gated: bool
     gate: str
+    leaving: bool
     ended: bool
     owner: Owner | None
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -75,6 +77,7 @@ def pod_of(value: Json) -> Pod:
         ready=conditions.get("Ready") == "True" and "deletionTimestamp" not in meta,
         gated=DATA_READY in gates,
         gate=conditions.get(DATA_READY, ""),
+        leaving="deletionTimestamp" in meta,
         ended=status.get("phase") in ("Succeeded", "Failed"),
         owner=owner_of(value),
         annotations=notes,
@@ -123,6 +126,7 @@ def instance_of(pod: Pod, top: str, environment: str, serving: bool | None) -> I
         port=pod.port,
         health=HEALTH,
         serving=serving,
+        leaving=pod.leaving,
     )
 
 

@@ -9,6 +9,7 @@ class Reason(StrEnum):
     """A sentence with places for its facts."""
 
     NO_PLAN = "no plan for this service has reached this node: is it subscribed?"
+    LEAVING = "stays as it is: its pod is being deleted"
     NO_RELEASE = "channel {channel} has no release for it yet"
     HELD = "stays as it is: {held}"
     HALTED = "stays as it is: {release} is {verdict}: {why}"

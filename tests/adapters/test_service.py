@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from handlers.adapters import service
 from handlers.adapters.ports import Consul
 from handlers.adapters.service import Health, Services
 from handlers.adapters.views import Views
@@ -339,3 +340,42 @@ def test_a_listing_that_may_not_be_seen_is_an_error(consul_acl: servers.Consul, 
 
     with pytest.raises(HydraError):
         Services(blind, tmp_path).listing("hidden")
+
+
+def test_pod_that_refuses_is_asked_once_more_as_its_deletion_may_not_be_known_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "DELETION_KNOWN_S", 0.01)
+    asked: list[str] = []
+
+    def refuse(method: str, url: str, limit_s: float) -> tuple[int, bytes]:
+        asked.append(url)
+        if len(asked) == 1:
+            raise HydraError("Connection refused")
+        return 200, b""
+
+    monkeypatch.setattr(service, "_request", refuse)
+    pod = Instance(
+        service=Service("prod/search/reader"), id="reader-1", incarnation="u1", address="10.0.0.7", port=80,
+        health="kubernetes",
+    )  # fmt: skip
+    key = InstanceKey.of(pod.service, pod.id)
+    services = Services(FakeKV(), Path("none"))
+    services.reload(parse_reload("http://:/reload"), key, pod, 1.0)
+    assert asked == ["http://10.0.0.7:80/reload"] * 2
+    asked.clear()
+    with pytest.raises(HydraError):
+        services.reload(parse_reload("http://:/reload"), key, replace(pod, health="none"), 1.0)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("serving", "seen"),
+    [(True, Health.IN), (False, Health.OUT), (None, Health.UNSEEN)],
+)
+def test_health_of_a_pod_is_what_its_node_saw(serving: bool | None, seen: Health) -> None:
+    pod = Instance(
+        service=Service("prod/search/reader"), id="r", incarnation="u", health="kubernetes", serving=serving
+    )
+
+    assert Services(FakeKV(), Path("none")).health(pod, "n1", [], True) is seen

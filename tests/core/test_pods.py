@@ -90,7 +90,9 @@ def test_pod_that_was_evicted_or_is_done_has_ended(phase: str, ended: bool) -> N
 
 def test_pod_that_is_being_deleted_is_not_ready_whatever_its_condition_says() -> None:
     assert pod_of(value()).ready
-    assert not pod_of(value(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})).ready
+    leaving = pod_of(value(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}))
+    assert not leaving.ready
+    assert instance_of(leaving, "reader", "prod", False).leaving
 
 
 def test_pod_knows_its_gate() -> None:

@@ -15,7 +15,7 @@ import pytest
 from handlers.adapters.ports import Op
 from handlers.adapters.views import Views
 from handlers.core import codec, keys
-from handlers.core.errors import Conflict, Denied, Temporary
+from handlers.core.errors import Conflict, Denied, HydraError, Temporary
 from handlers.core.model import (
     AliasPlan,
     Desired,
@@ -542,6 +542,29 @@ def test_instance_of_a_service_that_was_unsubscribed_in_mid_move_is_let_go(fleet
     assert (node.state().state, node.state().step) == (Ready.READY, Step.IDLE)
     assert node.state().releases == {"places": V1}
     assert fleet.slots().out == {}
+
+
+def test_pod_that_is_deleted_in_mid_reload_tells_nothing_of_the_release(fleet: Fleet) -> None:
+    node = fleet.node("n1", "a", "b")
+    fleet.run()
+
+    def deleted(key: InstanceKey) -> None:
+        if not any(instance.leaving for instance in node.instances.values()):
+            node.instances[key] = replace(node.instances[key], leaving=True)
+            node.discovered()
+            time.sleep(0.3)  # as the adapter, which asks a pod once more before it believes this
+            raise HydraError("Connection refused")
+
+    node.services.before_reload = deleted
+    with fleet.rendering():
+        fleet.want(V2)
+        fleet.run()
+
+    gone = next(key for key, instance in node.instances.items() if instance.leaving)
+    assert fleet.verdicts().releases == {}
+    assert fleet.slots().out == {}
+    assert "its pod is being deleted" in node.state(gone.segment).reason
+    assert [r.loaded for key, r in node.replicas.items() if key != gone] == [V2]
 
 
 def test_what_is_denied_for_one_instance_stops_no_other(fleet: Fleet) -> None:

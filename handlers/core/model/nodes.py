@@ -46,7 +46,7 @@ class Instance(Part):
     `health` is `consul` (the checks of the Consul service `consul_name` with id `id`), `kubernetes`
     (`serving` says it, None = cannot be seen now), an HTTP URL that answers 2xx while in service, or `none`
     (in service as soon as it is `ready`). `incarnation` changes when the replica is another one under the
-    same id (Consul CreateIndex, pod UID).
+    same id (Consul CreateIndex, pod UID). `leaving`: it is being ended, so it is moved no more.
     """
 
     service: Service
@@ -57,6 +57,7 @@ class Instance(Part):
     health: str = "consul"
     consul_name: str = ""
     serving: bool | None = None
+    leaving: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
