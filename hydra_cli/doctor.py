@@ -66,15 +66,21 @@ class Diagnosis:
 @command("doctor", examples="""
 hydra doctor
 hydra doctor --env prod --bucket places-data
+hydra doctor --no-data
 hydra doctor -o json
 """)  # fmt: skip
 @click.option(
     "--bucket", "buckets", multiple=True, help="S3 bucket to try (default: those of published releases)."
 )
+@click.option("--data/--no-data", default=True, help="Look whether the data of every release is still there.")
 @click.pass_obj
-def doctor(context: Context, buckets: tuple[str, ...]) -> int:
-    """Check Consul (version, time-outs, settings), permissions, S3, sources, space and clock from here."""
-    from hydra_cli import doctor_sources
+def doctor(context: Context, buckets: tuple[str, ...], data: bool) -> int:
+    """Check Consul, permissions, S3, space and clock from this machine, and the data of all releases.
+
+    Data of a release that can no longer be fetched is also noted in its channel, so that `hydra status` shows
+    an alarm until a later run finds it again: let a timer run `hydra doctor` where Consul and S3 are reached.
+    """
+    from hydra_cli import doctor_data, doctor_sources
 
     variables = context.variables(context.env)
     steps: Sequence[tuple[str, Callable[[], Iterator[Finding]]]] = (
@@ -85,6 +91,7 @@ def doctor(context: Context, buckets: tuple[str, ...]) -> int:
         ("s3", lambda: doctor_sources.buckets(context, variables, buckets)),
         ("sources", lambda: doctor_sources.rows(context, variables)),
         ("space", lambda: _space(variables)),
+        ("data", lambda: doctor_data.rows(context) if data else iter(())),
     )
     findings: list[Finding] = []
     for name, look in steps:
@@ -101,7 +108,7 @@ def doctor(context: Context, buckets: tuple[str, ...]) -> int:
     return 0 if diagnosis.healthy else 1
 
 
-OF_CONSUL = ("consul agent", "hydra", "permissions")
+OF_CONSUL = ("consul agent", "hydra", "permissions", "data")
 ADVICE = {
     "consul": "set CONSUL_HTTP_ADDR (and CONSUL_HTTP_TOKEN), or start the agent",
     "consul agent": "the token needs `agent:read` for the agent's settings",
@@ -110,6 +117,7 @@ ADVICE = {
     "s3": "set AWS_ENDPOINT_URL and credentials, or choose a bucket with --bucket",
     "sources": "look at [sources] in the configuration of this node, or in your own",
     "space": "look at HYDRA_ROOT and the node's configuration",
+    "data": "a token that may read Hydra's keys, and credentials for S3",
 }
 
 

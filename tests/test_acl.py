@@ -56,6 +56,7 @@ PLANNED = [
 ORDERS = [
     keys.channel_pin(CHANNEL),
     keys.rejected(CHANNEL, VERSION),
+    keys.unfetchable(CHANNEL),
     keys.subscription(SERVICE),
     keys.service_pin(SERVICE, "places"),
     keys.control(SERVICE),
@@ -100,7 +101,7 @@ OWN = {
     "node": [*documents("n1"), *SHARED],
     "planner": [*PLANNED, *REMOVED_BY_RETAIN],
     "publisher": releases(CHANNEL),
-    "publisher-of-all": [*releases(CHANNEL), *releases(SIBLING), *ORDERS[:2]],
+    "publisher-of-all": [*releases(CHANNEL), *releases(SIBLING), *ORDERS[:3]],
     "operator": [keys.META, *ORDERS, *OPENED_BESIDE],
     "reader": [],
     "agent": [],

@@ -94,6 +94,9 @@ EXAMPLES: Mapping[str, m.Doc] = {
     "channels/<c>/settings": m.ChannelSettings(keep_releases=10, keep_on_nodes=2),
     "channels/<c>/pin": m.Pin(version=OLD, who=WHO, why="the new ranking is being looked at"),
     "channels/<c>/rejected/<version>": m.Rejected(who=WHO, when=WHEN, why="half of the places are missing"),
+    "channels/<c>/unfetchable": m.Unfetchable(
+        releases={OLD: f"s3://data/places/{OLD}/index/: shard-0.kv is gone"}, who=WHO, when=WHEN
+    ),
     "releases/<c>/<version>": RELEASE,
     "manifests/<c>/<version>": MANIFEST,
     "manifests/<c>/<version>, when it is too large for the KV": m.ManifestElsewhere(

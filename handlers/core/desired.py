@@ -64,7 +64,7 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
             fresh = dataclasses.replace(fresh, generation=home.node.desired.generation)
         desired[home.node.segment] = fresh
     generation = generation if changed else max(written, world.published.generation)
-    wrong = [*world.alarms, *alarms, *found, *ledger.alarms, *braked]
+    wrong = [*world.alarms, *alarms, *found, *ledger.alarms, *braked, *_unfetchable(world)]
     return Plan(
         desired=desired,
         changed=tuple(changed),
@@ -266,6 +266,15 @@ def _proven(world: World, ledger: Ledger) -> dict[Service, Proven]:
 def _rollouts(world: World, ledger: Ledger) -> dict[Service, Rollout]:
     """The documents about whose turn it is that differ from what is written."""
     return {s: t.rollout for s, t in ledger.turns.items() if t.rollout != world.service(s).rollouts}
+
+
+def _unfetchable(world: World) -> Iterable[Alarm]:
+    """Releases that no new node could get any more, as `hydra doctor` found."""
+    for channel in world.channels.values():
+        for version, reason in channel.unfetchable.releases.items():
+            if version in channel.by_version and not channel.deleted:
+                text = f"{version} cannot be fetched any more (hydra doctor): {reason}"
+                yield Alarm(object=f"channel/{channel.name}", text=text)
 
 
 def _alarms(alarms: Iterable[Alarm], generation: int) -> Alarms:

@@ -38,6 +38,7 @@ _CHANNEL: Mapping[str, Parse] = {
     "settings": _document(model.ChannelSettings),
     "head": codec.decode_version,
     "pin": codec.decode_pin,
+    "unfetchable": _document(model.Unfetchable),
 }
 _SERVICE = {
     "subscription": _document(model.Subscription),
@@ -62,6 +63,7 @@ _NODE = {
 }
 _NOTES: Mapping[str, model.Doc] = {
     "rejected": model.Rejected(),
+    "unfetchable": model.Unfetchable(),
     "cordon": model.Cordon(),
     "forgotten": model.Forgotten(),
 }
@@ -222,6 +224,7 @@ def _channel(name: Channel, parts: dict[str, Any], unreadable: frozenset[str]) -
         rejected={Version(v): note for v, note in _below(parts, "rejected").items()},
         releases=tuple(releases),
         digests={release.version: digest for release, digest in found},
+        unfetchable=parts.get("unfetchable", model.Unfetchable()),
         unreadable=unreadable,
     )
 

@@ -58,6 +58,11 @@ def rejected(name: Channel, version: Version) -> str:
     return f"{CHANNELS}{name}/rejected/{version}"
 
 
+def unfetchable(name: Channel) -> str:
+    """The releases of the channel whose data is not on S3 any more, as `hydra doctor` found."""
+    return f"{CHANNELS}{name}/unfetchable"
+
+
 def release(name: Channel, version: Version) -> str:
     """The header of one release."""
     return f"{RELEASES}{name}/{version}"

@@ -16,6 +16,7 @@ from handlers.core.names import Channel, InstanceKey, Service, segment
 from handlers.core.version import Version
 
 _SETTINGS = model.ChannelSettings()
+_UNFETCHABLE = model.Unfetchable()
 _CONTROL = model.Control()
 _VERDICTS = model.Verdicts()
 _PROVEN = model.Proven()
@@ -39,6 +40,7 @@ class ChannelFacts:
     rejected: Mapping[Version, model.Rejected] = field(default_factory=dict)
     releases: tuple[model.Release, ...] = ()
     digests: Mapping[Version, str] = field(default_factory=dict)
+    unfetchable: model.Unfetchable = _UNFETCHABLE
     unreadable: frozenset[str] = frozenset()
 
     @property

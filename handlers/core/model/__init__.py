@@ -47,6 +47,7 @@ from handlers.core.model.releases import (
     Pushed,
     Rejected,
     Release,
+    Unfetchable,
 )
 from handlers.core.model.services import (
     Control,
@@ -112,6 +113,7 @@ __all__ = [
     "Step",
     "Subscription",
     "Tally",
+    "Unfetchable",
     "Verdict",
     "Verdicts",
     "VolumeInfo",

@@ -68,6 +68,19 @@ class Rejected(Doc):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unfetchable(Doc):
+    """`channels/<c>/unfetchable`: releases whose data cannot be fetched any more, with the reason."""
+
+    releases: Mapping[Version, str] = field(default_factory=dict)
+    who: str = ""
+    when: str = ""
+
+    def title(self) -> str:
+        found = count(len(self.releases), "release")
+        return f"The data of {found} cannot be fetched any more, found {self.who or 'somebody'}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset(Part):
     """One dataset of a release; `source` has the version filled in and ends in `/` for a prefix.
 
