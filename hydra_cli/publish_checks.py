@@ -6,18 +6,15 @@ with `--digest`, from the bytes themselves, which are read once and described in
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from handlers.adapters.checks import blake3_hasher
-from handlers.adapters.parallel import at_once
+from handlers.adapters.parallel import at_once, patiently
 from handlers.adapters.ports import Objects, Source, Uploads, read_object
 from handlers.adapters.send import crc64nvme
 from handlers.core import codec, integrity, pushed
-from handlers.core.errors import HydraError, Integrity, SourceNotReady, Temporary
+from handlers.core.errors import HydraError, Integrity, SourceNotReady
 from handlers.core.integrity import CHUNK_BYTES, Level
 from handlers.core.model import Dataset, File, Pushed
 from handlers.core.stored import OF_NOTHING, check_of, parts
@@ -27,8 +24,6 @@ from hydra_cli.progress import Step, progress
 
 HEADS = 32  # requests at once: 100,000 objects must stay bearable
 READS = 8
-TRIES = 6
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -175,15 +170,3 @@ def _refuse_nonsense(place: Source, files: Iterable[File]) -> None:
             integrity.parse(file.check, file.size)
         except HydraError as e:
             raise Integrity(f"{place}: {file.path}: {e}") from None
-
-
-def patiently(work: Callable[[], T]) -> T:
-    """The result, after a few tries where the store is away or breaks off."""
-    pause_s = 0.2
-    for _ in range(TRIES - 1):
-        try:
-            return work()
-        except Temporary:
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s *= 2
-    return work()

@@ -20,6 +20,7 @@ from handlers.adapters.ports import ObjectInfo, Source, read_object
 from handlers.adapters.s3_reader import CONNECT_S, Place, S3Reader
 from handlers.adapters.sigv4 import Credentials
 from handlers.core.errors import Conflict, Denied, HydraError, SourceNotReady, Temporary, Usage
+from handlers.core.stored import Stored
 
 POOL = 32  # requests at once of whoever publishes
 _DENIED = frozenset({401, 403})
@@ -50,6 +51,14 @@ class S3Objects:
     def head(self, source: Source) -> ObjectInfo:
         """The object's size, ETag and version; `SourceNotReady` when there is none."""
         return self._reader.head(source)
+
+    def stored(self, source: Source) -> Stored:
+        """All that S3 knows of the object, its checksums included (`S3Uploads`)."""
+        return self._reader.stored(source)
+
+    def part(self, source: Source, number: int) -> int:
+        """Bytes of one part of an object that was uploaded in parts; 0 where S3 does not tell."""
+        return self._reader.part(source, number)
 
     def list(self, source: Source) -> Iterator[ObjectInfo]:
         """All objects below the prefix, in key order, page by page."""

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from handlers.adapters.http1 import Answer, Connection, Connections, Origin
@@ -27,6 +28,7 @@ from handlers.core.errors import (
     Untrusted,
     Usage,
 )
+from handlers.core.stored import ORDER, Stored
 
 CONNECT_S = 5.0
 _UNPACKED = frozenset({"", "identity", "aws-chunked"})  # the last is how it was uploaded, not how it comes
@@ -61,13 +63,23 @@ class S3Reader:
 
     def head(self, source: Source) -> ObjectInfo:
         """The object's size, ETag and version; `SourceNotReady` when there is none."""
-        answer, connection = self._ask("HEAD", source, {}, {})
-        if answer.status != 200:
+        answer = self._head(source, {}, {})
+        return ObjectInfo(source.key, _size(source, answer), _etag(answer), _version(answer))
+
+    def _head(self, source: Source, query: Mapping[str, str], more: Mapping[str, str]) -> Answer:
+        answer, connection = self._ask("HEAD", source, query, {}, more)
+        if answer.status not in (200, 206):
             raise _refused(source, answer, connection.text(answer))
-        size = answer.headers.get("content-length", "")
-        if not size.isdecimal():
-            raise Temporary(f"{source}: its size is not told")
-        return ObjectInfo(source.key, int(size), _etag(answer), answer.headers.get("x-amz-version-id", ""))
+        return answer
+
+    def stored(self, source: Source) -> Stored:
+        """All that the store knows of the object, its checksums included."""
+        return _stored(source, self._head(source, {}, {"x-amz-checksum-mode": "ENABLED"}))
+
+    def part(self, source: Source, number: int) -> int:
+        """Bytes of one part of an object that was uploaded in parts; 0 where the store does not tell."""
+        answer = self._head(source, {"partNumber": str(number)}, {})
+        return _size(source, answer) if "x-amz-mp-parts-count" in answer.headers else 0
 
     def read_range(
         self, source: Source, etag: str, start: int, length: int, version_id: str = ""
@@ -89,11 +101,17 @@ class S3Reader:
             raise Temporary(f"{source}: {_said(e)}") from None
 
     def _ask(
-        self, method: str, source: Source, query: Mapping[str, str], more: Mapping[str, str]
+        self,
+        method: str,
+        source: Source,
+        query: Mapping[str, str],
+        more: Mapping[str, str],
+        with_signature: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[Answer, Connection]:
         origin, host, above = self._origin(source.bucket)
         sent = target(f"{above}/{source.key}", query)
-        headers = signed(method, host, sent, self._place.credentials(), self._place.region, datetime.now(UTC))
+        credentials, now = self._place.credentials(), datetime.now(UTC)
+        headers = signed(method, host, sent, credentials, self._place.region, now, with_signature)
         connection = self._connections.to(origin)
         try:
             return connection.ask(method, sent, {**headers, **more}), connection
@@ -145,6 +163,33 @@ def check_range(source: Source, etag: str, wanted: tuple[int, int], answer: Answ
         raise Integrity(f"{source}: comes packed as {packing}; upload it without Content-Encoding")
     if answer.length != length:
         raise Integrity(f"{source}: {answer.length} bytes are announced for a range of {length}")
+
+
+def _stored(source: Source, answer: Answer) -> Stored:
+    headers = answer.headers
+    own_key = "x-amz-server-side-encryption-customer-algorithm" in headers
+    found = {name: headers.get(f"x-amz-checksum-{name}", "") for name in ORDER}
+    return Stored(
+        size=_size(source, answer),
+        etag=_etag(answer),
+        version_id=_version(answer),
+        checksums={name: value for name, value in found.items() if value},
+        kind=headers.get("x-amz-checksum-type", ""),
+        encryption="customer" if own_key else headers.get("x-amz-server-side-encryption", ""),
+    )
+
+
+def _size(source: Source, answer: Answer) -> int:
+    size = answer.headers.get("content-length", "")
+    if not size.isdecimal():
+        raise Temporary(f"{source}: its size is not told")
+    return int(size)
+
+
+def _version(answer: Answer) -> str:
+    """The object's version; `null` is what buckets have that once kept none, and may be replaced."""
+    found = answer.headers.get("x-amz-version-id", "")
+    return "" if found == "null" else found
 
 
 def _etag(answer: Answer) -> str:

@@ -13,6 +13,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from urllib.parse import quote
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
@@ -34,13 +35,23 @@ def target(path: str, query: Mapping[str, str]) -> str:
 
 
 def signed(
-    method: str, host: str, sent: str, credentials: Credentials, region: str, now: datetime
+    method: str,
+    host: str,
+    sent: str,
+    credentials: Credentials,
+    region: str,
+    now: datetime,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """The headers of a signed request, Host among them; `sent` comes from `target`, `now` is UTC."""
+    """The headers of a signed request, Host among them; `sent` comes from `target`, `now` is UTC.
+
+    `more` are headers to be signed as well, which all of Amazon's own (`x-amz-…`) must be; in lower case.
+    """
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
-    headers = {"host": host, "x-amz-content-sha256": UNSIGNED, "x-amz-date": stamp}
+    headers = {"host": host, "x-amz-content-sha256": UNSIGNED, "x-amz-date": stamp, **more}
     if credentials.token:
         headers["x-amz-security-token"] = credentials.token
+    headers = dict(sorted(headers.items()))
     path, _, query = sent.partition("?")
     names = ";".join(headers)
     lines = [

@@ -22,8 +22,11 @@ KEYS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filte
 )
 
 
-def theirs(method: str, sent: str, credentials: Credentials, stamp: str) -> str:
-    request = AWSRequest(method, f"https://{HOST}{sent}", headers={"X-Amz-Content-SHA256": sigv4.UNSIGNED})
+def theirs(
+    method: str, sent: str, credentials: Credentials, stamp: str, more: Mapping[str, str] | None = None
+) -> str:
+    headers = {"X-Amz-Content-SHA256": sigv4.UNSIGNED, **(more or {})}
+    request = AWSRequest(method, f"https://{HOST}{sent}", headers=headers)
     request.context["timestamp"] = stamp
     request.context["payload_signing_enabled"] = False
     keys = BotoCredentials(credentials.key, credentials.secret, credentials.token or None)
@@ -47,6 +50,17 @@ def test_signatures_are_those_of_botocore(token: str, query: Mapping[str, str], 
     ours = sigv4.signed("GET", HOST, sent, credentials, "eu-west-1", now)
 
     assert ours["authorization"].rpartition("=")[2] == theirs("GET", sent, credentials, "20260131T235959Z")
+
+
+def test_headers_of_amazons_own_are_signed() -> None:
+    credentials, more = Credentials("AKID", "a secret", "token"), {"x-amz-checksum-mode": "ENABLED"}
+    now = datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)
+
+    ours = sigv4.signed("HEAD", HOST, "/key", credentials, "eu-west-1", now, more)
+
+    assert ours["x-amz-checksum-mode"] == "ENABLED"
+    found = ours["authorization"].rpartition("=")[2]
+    assert found == theirs("HEAD", "/key", credentials, "20260131T235959Z", more)
 
 
 def test_secrets_are_not_printed() -> None:

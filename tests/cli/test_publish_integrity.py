@@ -292,7 +292,7 @@ def test_digest_reads_once_and_a_second_time_finds_what_it_wrote(desk: Desk) -> 
 
 
 def test_digest_goes_on_where_the_store_breaks_off(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hydra_cli.publish_checks.time.sleep", lambda _: None)
+    monkeypatch.setattr("handlers.adapters.parallel.time.sleep", lambda _: None)
     desk.objects.write(f"s3://data/index/{v(1)}/a", b"one")
     times: list[int] = []
 
