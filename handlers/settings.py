@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from handlers.core.errors import Malformed
-from handlers.core.model import DISK, RAM, VolumeInfo
+from handlers.core.model import VolumeInfo
 from handlers.core.source_table import SourceTable
 from handlers.core.source_table import parse as parse_sources
+from handlers.core.volumes import parse_volumes
 
 DEFAULT_ROOT = "/var/lib/hydra"
 DEFAULT_CONFIG = "/etc/hydra/node.toml"
-GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         node=environ.get("HYDRA_NODE") or str(table.get("node", "")),
         config=path,
         limits=_limits(table.get("limits", {}), path),
-        volumes=_volumes(table.get("volumes", {}), path),
+        volumes=parse_volumes(table.get("volumes", {}), f"{path}: volumes"),
         labels={str(k): str(v) for k, v in table.get("labels", {}).items()},
         supervisor_url=str(supervisor.get("url", "")),
         supervisor_include=str(supervisor.get("include", "")),
@@ -143,23 +143,3 @@ def _commands(table: Mapping[str, Any], path: Path) -> dict[str, tuple[str, ...]
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
             raise Malformed(f"{path}: commands.{name}: must be a list of texts, the program first")
     return {str(name): tuple(words) for name, words in table.items()}
-
-
-def _volumes(table: Mapping[str, Any], path: Path) -> dict[str, VolumeInfo]:
-    """`[volumes.<name>] class = …, budget_bytes = …, reserve_bytes = …`; without any: `disk` and `ram`."""
-    if not table:
-        return {
-            "disk": VolumeInfo(cls=DISK, reserve_bytes=GIB),
-            "ram": VolumeInfo(cls=RAM),
-        }
-    result = {}
-    for name, row in table.items():
-        try:
-            result[name] = VolumeInfo(
-                cls=str(row["class"]),
-                budget_bytes=int(row.get("budget_bytes", 0)),
-                reserve_bytes=int(row.get("reserve_bytes", 0)),
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise Malformed(f"{path}: volumes.{name}: {e}") from None
-    return result

@@ -13,6 +13,7 @@ import click
 
 from handlers import settings
 from handlers.adapters.consul_http import Address, Transport
+from handlers.adapters.machine import in_memory
 from handlers.core import codec, keys
 from handlers.core.errors import Denied, HydraError
 from handlers.core.model import Meta
@@ -180,6 +181,9 @@ def _space(variables: Mapping[str, str]) -> Iterator[Finding]:
     for name, info in sorted(own.volumes.items()):
         path = own.root / "volumes" / name
         place = path if path.is_dir() else own.root
+        kind = "link" if path.is_symlink() else "memory" if in_memory(place.stat().st_dev) else "disk"
+        total = shutil.disk_usage(place).total
+        yield checks.volume_place(name, str(path), kind, info.budget_bytes, total)
         yield checks.volume(name, str(place), _free(place), info.reserve_bytes)
 
 

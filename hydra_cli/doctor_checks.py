@@ -115,6 +115,17 @@ def volume(name: str, path: str, free: int, reserve: int) -> Finding:
     return Finding(what, Level.OK, f"{size(free)} free on {path}")
 
 
+def volume_place(name: str, path: str, kind: str, budget: int, total: int) -> Finding:
+    """Whether a volume is where it should be: `kind` is `link`, `memory`, `disk` or empty (not there yet)."""
+    what = f"volume ({name})"
+    if kind == "link":
+        return Finding(what, Level.FAIL, f"{path} is a link", "make it a folder, or mount the disk there")
+    if budget > total:
+        text = f"its budget is {size(budget)}, and {path} has {size(total)}"
+        return Finding(what, Level.FAIL, text, f"lower volumes.{name}.budget_bytes (hydra node volumes)")
+    return Finding(what, Level.OK, f"{path} is in memory" if kind == "memory" else f"{path} is on disk")
+
+
 def may_write(areas: Iterable[tuple[str, bool]]) -> Finding:
     """Which of Hydra's documents the token may change."""
     allowed = [area for area, yes in areas if yes]

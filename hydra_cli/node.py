@@ -1,4 +1,4 @@
-"""`hydra node`: list, show, cordon and forget nodes; `hydra node run` is in `node_run`."""
+"""`hydra node`: list, show, cordon and forget nodes; others are in `node_run` and `node_volumes`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class NodeGroup(Group):
     """`run` imports what renders a node's processes; the others need none of that."""
 
     lazy: ClassVar[Lazy] = {
-        "run": ("hydra_cli.node_run", "node_run", "Run Hydra on this machine, under supervisord.")
+        "run": ("hydra_cli.node_run", "node_run", "Run Hydra on this machine, under supervisord."),
+        "volumes": ("hydra_cli.node_volumes", "volumes", "Propose [volumes] from what this machine has."),
     }
 
 

@@ -23,6 +23,7 @@ from handlers.adapters import measure, memory, usage
 from handlers.adapters.folder import RELEASE_DEPTH, Folder, disk_errors, drop_empty, each, release_at
 from handlers.adapters.machine import in_memory
 from handlers.adapters.part import part_name
+from handlers.core.errors import HydraError
 from handlers.core.holdings import Inventory, Piece, Space
 from handlers.core.model import RAM, File, VolumeInfo
 from handlers.core.names import check_word
@@ -52,6 +53,10 @@ class Volumes:
         with disk_errors(f"{self.root}"):
             self.root.mkdir(parents=True, exist_ok=True)
             for name in self.volumes:
+                if (place := self.root / "volumes" / name).is_symlink():
+                    raise HydraError(
+                        f"volume {name}: {place} is a link; a volume is a folder, or mounted there"
+                    )
                 with self._open(name, "staging", TRASH, make=True) as trash:
                     _empty(trash)
                 self._open(name, "data", make=True).close()
