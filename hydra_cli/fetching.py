@@ -48,7 +48,7 @@ class Lists:
 
     def to_fetch(self, world: World, files: Files, held: Collection[ReleaseId]) -> int:
         """Bytes of `files` that a node with the releases `held` has not."""
-        headers = filter(None, (_header(world, release) for release in sorted(held)))
+        headers = filter(None, (header_of(world, release) for release in sorted(held)))
         return sum(to_fetch(files, (self.of(header) for header in headers)).values())
 
 
@@ -67,8 +67,8 @@ def of_release(kv: KV, objects: Objects, release: ReleaseId, files: Files) -> li
     lists, total = Lists(kv, objects), _total(files)
     known: dict[frozenset[ReleaseId], int] = {}
     found = []
-    for node in _readers(world, release.channel):
-        held = _held(node)
+    for node in nodes_reading(world, release.channel):
+        held = held_by(node)
         if held not in known:
             known[held] = 0 if release in held else lists.to_fetch(world, files, held)
         found.append(Fetch(node.name, known[held], total))
@@ -79,9 +79,9 @@ def of_nodes(lists: Lists, world: World) -> dict[str, int]:
     """Bytes that each living node has to fetch for what it should hold and does not; by its name."""
     found: dict[str, int] = {}
     for node in world.nodes.values():
-        held, wanted = _held(node), set(node.desired.releases) if node.desired else set()
+        held, wanted = held_by(node), set(node.desired.releases) if node.desired else set()
         if node.alive and (lacking := sorted(wanted - held)):
-            headers = filter(None, (_header(world, release) for release in lacking))
+            headers = filter(None, (header_of(world, release) for release in lacking))
             found[node.name] = sum(_missing(lists, world, header, held) for header in headers)
     return found
 
@@ -93,7 +93,8 @@ def _missing(lists: Lists, world: World, header: Release, held: Collection[Relea
     return sum(dataset.bytes for dataset in header.datasets.values())
 
 
-def _header(world: World, release: ReleaseId) -> Release | None:
+def header_of(world: World, release: ReleaseId) -> Release | None:
+    """The header of a release, where there is one."""
     channel = world.channels.get(release.channel)
     return channel.by_version.get(release.version) if channel else None
 
@@ -118,7 +119,8 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _readers(world: World, channel: Channel) -> Iterable[NodeFacts]:
+def nodes_reading(world: World, channel: Channel) -> Iterable[NodeFacts]:
+    """The nodes with an instance of a service that reads the channel."""
     services = readers_of(world, channel)
     for _, node in sorted(world.nodes.items()):
         instances = node.instances.instances.values() if node.instances else ()
@@ -126,7 +128,8 @@ def _readers(world: World, channel: Channel) -> Iterable[NodeFacts]:
             yield node
 
 
-def _held(node: NodeFacts) -> frozenset[ReleaseId]:
+def held_by(node: NodeFacts) -> frozenset[ReleaseId]:
+    """The releases that are complete on a node."""
     statuses = node.actual.releases.items() if node.actual else ()
     return frozenset(release for release, status in statuses if status.state is State.SUCCESS)
 

@@ -12,10 +12,11 @@ import click
 
 from handlers.adapters.ports import KV, Objects
 from handlers.core.errors import EXIT_PENDING, HydraError, SourceNotReady, Usage
+from handlers.core.fits import Fit
 from handlers.core.model import Dataset, Release
 from handlers.core.names import Channel
 from handlers.core.version import ReleaseId, Version
-from hydra_cli import data_template, fetching
+from hydra_cli import data_template, fetching, publish_space
 from hydra_cli.change import require_environment
 from hydra_cli.context import Context, channel_of
 from hydra_cli.fetching import Fetch
@@ -46,6 +47,7 @@ class Published:
     before: Version | None
     draft: Draft | None = None
     fetches: Sequence[Fetch] = ()
+    fits: Sequence[Fit] = ()
     takeover: Mapping[str, Any] | None = None
 
     def data(self) -> Mapping[str, Any]:
@@ -67,7 +69,10 @@ class Published:
         if self.result == "planned" and self.draft:
             data["txn"] = self.draft.body()
         if self.result != "unchanged":
-            data["nodes"] = [{"node": f.node, "fetch_bytes": f.bytes} for f in self.fetches]
+            space = publish_space.data(self.fits)
+            data["nodes"] = [
+                {"node": f.node, "fetch_bytes": f.bytes, **space.get(f.node, {})} for f in self.fetches
+            ]
         if self.takeover is not None:
             data["takeover"] = self.takeover
         return data
@@ -91,6 +96,7 @@ class Published:
         yield from unprotected((n, d.integrity) for n, d in sorted(header.datasets.items()))
         if self.result != "unchanged":
             yield from fetching.table(self.fetches)
+            yield from publish_space.table(self.fits)
         if header.manifest.object:
             yield Line(f"list of files: {header.manifest.object}", Tone.DIM)
 
@@ -119,6 +125,7 @@ def _dataset(dataset: Dataset) -> dict[str, Any]:
 @click.option(
     "--digest", is_flag=True, help="Read data that was not pushed with `hydra push` once, for its digests."
 )
+@click.option("--ignore-space", is_flag=True, help="Publish also where it does not fit on every node.")
 @click.option("--note", default="", help="A sentence for whoever looks at the release.")
 @click.option(
     "--label", "labels", type=Labels(), multiple=True, help="key=value; may be given several times."
@@ -136,6 +143,7 @@ def publish(
     timeout: float,
     wait_source: float,
     digest: bool,
+    ignore_space: bool,
     note: str,
     labels: tuple[tuple[str, str], ...],
 ) -> int:
@@ -157,13 +165,15 @@ def publish(
     require_environment(kv, channel.env)
     check_classes(kv, wanted.datasets)
     prepared = until_ready(context, lambda: prepare(context, kv, objects, uploads, wanted), wait_source)
-    fetches = _fetches(kv, objects, prepared)
+    fetches, fits = _fetches(kv, objects, prepared), _fits(context, kv, objects, prepared)
     if dry_run:
         planned = prepared.draft is not None
-        context.screen.show(_message(prepared, "planned" if planned else "unchanged", fetches))
+        context.screen.show(_message(prepared, "planned" if planned else "unchanged", fetches, fits))
         return EXIT_PENDING if planned and detailed_exitcode else 0
+    if not ignore_space:
+        publish_space.refuse(fits)
     result, prepared = announce(kv, objects, wanted, prepared)
-    done = _message(prepared, result, fetches)
+    done = _message(prepared, result, fetches, fits)
     if done.result == "unchanged" and done.before != done.header.version:
         again = f"`hydra channel set-head {channel} {done.header.version}` announces it again"
         context.screen.note(f"the head is {done.before or 'missing'}, not this release; {again}")
@@ -224,5 +234,12 @@ def _fetches(kv: KV, objects: Objects, prepared: Prepared) -> list[Fetch]:
     return fetching.of_release(kv, objects, release, prepared.manifest.files)
 
 
-def _message(prepared: Prepared, result: str, fetches: Sequence[Fetch]) -> Published:
-    return Published(prepared.header, result, prepared.before.head, prepared.draft, fetches)
+def _fits(context: Context, kv: KV, objects: Objects, prepared: Prepared) -> list[Fit]:
+    """Whether the release fits on the nodes that will get it."""
+    if prepared.draft is None:
+        return []
+    return publish_space.look(kv, objects, prepared.header, prepared.manifest.files, context.now())
+
+
+def _message(prepared: Prepared, result: str, fetches: Sequence[Fetch], fits: Sequence[Fit]) -> Published:
+    return Published(prepared.header, result, prepared.before.head, prepared.draft, fetches, fits)

@@ -179,6 +179,16 @@ EXAMPLES: Mapping[str, m.Doc] = {
         node="n1",
         downloads={ReleaseId.of(CHANNEL, NEW): m.Download(done=5242880, total=12473968, speed=98000000)},
         free={"disk": 52613349376, "ram": 3355443200},
+        volumes={
+            "disk": m.VolumeUse(
+                size=107374182400,
+                free=52613349376,
+                files=6550000,
+                namespaces={"prod/search": 21474836480},
+                holds={ReleaseId.of(CHANNEL, OLD): ("index", "ranking")},
+            ),
+            "ram": m.VolumeUse(size=4294967296, free=3355443200, files=1000000),
+        },
         when=WHEN,
     ),
     "states/<node>": m.States(

@@ -1,4 +1,4 @@
-"""`progress/<node>`: how fast downloads go, for people; written rarely, since nobody decides by it."""
+"""`progress/<node>`: how fast downloads go, and what room there is; written rarely, and watched by nobody."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from handlers.adapters.transfer import Transfer
 from handlers.adapters.volume import Volumes
 from handlers.core import codec, keys
 from handlers.core.errors import HydraError
-from handlers.core.model import Download, Progress
+from handlers.core.model import Download, Progress, VolumeUse
 from handlers.core.version import ReleaseId
 
 PAUSE_S = 10.0
+REPEAT_S = 600.0
+NOTICED = 0.02  # of a volume
 
 
 class ProgressReport:
@@ -45,21 +47,60 @@ class ProgressReport:
         self._put(downloads)
 
     def end(self) -> None:
-        """Say that nothing is being downloaded, if somebody said otherwise (an ended process perhaps)."""
+        """Say how it is now, unless that was said: nothing is downloaded, and what room there is.
+
+        Said again from time to time, so that whoever publishes can tell a node that is silent.
+        """
         try:
             entry, _ = self._kv.get(keys.progress(self._node))
-            said = codec.decode(Progress, entry.value, entry.key).downloads if entry else {}
+            said = codec.decode(Progress, entry.value, entry.key) if entry else None
+            fresh = self._document({})
         except HydraError:
+            said = fresh = None
+        if fresh is None or (said is not None and not said.downloads and not self._differs(said, fresh)):
             return
-        if said:
-            self._put({})
+        self._put({})
+
+    def _differs(self, said: Progress, fresh: Progress) -> bool:
+        """Whether the room is not as it was said, beyond what other programs write meanwhile."""
+        stale = said.when < timestamp(self._clock() - REPEAT_S) or said.when > fresh.when
+        return (
+            stale
+            or said.volumes.keys() != fresh.volumes.keys()
+            or any(_moved(said.volumes[name], use) for name, use in fresh.volumes.items())
+        )
+
+    def _document(self, downloads: Mapping[ReleaseId, Download]) -> Progress:
+        rooms, inventory = self._volumes.rooms(), self._volumes.inventory()
+        holds: dict[str, dict[ReleaseId, tuple[str, ...]]] = {name: {} for name in self._volumes.volumes}
+        for piece, volume in sorted(inventory.complete.items()):
+            found = holds[volume]
+            found[piece.release] = (*found.get(piece.release, ()), piece.dataset)
+        volumes = {
+            name: VolumeUse(
+                size=self._volumes.size(name),
+                free=max(0, rooms[name].bytes),
+                files=max(0, rooms[name].files),
+                namespaces={ns: max(0, rooms[f"{name}/{ns}"].bytes) for ns in info.namespaces},
+                holds=holds[name],
+            )
+            for name, info in self._volumes.volumes.items()
+        }
+        free = {name: use.free for name, use in volumes.items()}
+        when = timestamp(self._clock())
+        return Progress(node=self._node, downloads=downloads, free=free, volumes=volumes, when=when)
 
     def _put(self, downloads: Mapping[ReleaseId, Download]) -> None:
         try:
-            free = {name: max(0, self._volumes.space(name).bytes) for name in self._volumes.volumes}
-            document = Progress(
-                node=self._node, downloads=downloads, free=free, when=timestamp(self._clock())
-            )
+            document = self._document(downloads)
             self._kv.txn([Set(keys.progress(self._node), codec.encode(document))])
         except HydraError:
             return  # the download matters; that Consul or the disk fails is reported with `actual`
+
+
+def _moved(said: VolumeUse, fresh: VolumeUse) -> bool:
+    return (
+        (said.size, said.holds) != (fresh.size, fresh.holds)
+        or abs(said.free - fresh.free) > fresh.size * NOTICED
+        or said.files // 2 > fresh.files
+    )

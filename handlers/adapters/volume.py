@@ -103,6 +103,14 @@ class Volumes:
         # some file systems do not count inodes
         return Space(free, stat.f_favail - _files_kept(info, stat) if stat.f_files else _ENDLESS)
 
+    def size(self, name: str) -> int:
+        """What all releases together may take of a volume."""
+        info = self.volumes[name]
+        with disk_errors(f"volume {name}"), self._open(name) as folder:
+            stat = os.fstatvfs(folder.fd)
+        total = max(0, stat.f_blocks * stat.f_frsize - info.reserve_bytes)
+        return min(total, info.budget_bytes) if info.budget_bytes else total
+
     def shares(self) -> dict[frozenset[ReleaseId], dict[str, Space]]:
         """What files take, by the exact set of releases that have them: a file may have several names."""
         result: dict[frozenset[ReleaseId], dict[str, Space]] = {}

@@ -7,8 +7,8 @@ The one order of precedence, in which a node keeps what it holds (`expendable` h
     rollback    `desired` names it only for a rollback, likely until `Hold.until`: the latest stays longest
     the rest    `desired` does not name it any more: the oldest version goes first
 
-What is not named goes anyway once its grace is over (`diff`); under pressure, when a needed release does not
-fit, the grace is given up, and what is kept for a rollback as well. The brake holds also then.
+What is not named goes anyway once its grace is over (`diff`). Under pressure, when a needed release does not
+fit, the grace is given up, and what is kept for a rollback as well; no more than the brake's share at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def expendable(facts: Facts) -> list[ReleaseId]:
         return []
     kept = {r for r, hold in facts.desired.items() if needed(hold)} | facts.used.keys() | facts.running.keys()
     if braked(facts):
-        kept |= {r for r in undesired(facts) if facts.now < _since(facts, r) + facts.policy.idle_grace_s}
+        share = int(facts.policy.brake_share * len(facts.inventory.held))
+        late = sorted(undesired(facts), key=lambda release: _precedence(facts, release))[share:]
+        kept |= {r for r in late if facts.now < _since(facts, r) + facts.policy.idle_grace_s}
     return sorted(facts.inventory.held - kept, key=lambda release: _precedence(facts, release))
 
 

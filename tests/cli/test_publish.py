@@ -6,6 +6,7 @@ import pytest
 
 from handlers.adapters.ports import Cas, CheckIndex, Source
 from handlers.core import codec, keys, model
+from handlers.core.names import InstanceKey, Service
 from handlers.core.version import Version
 from tests.cli.desk import NOW, PLACES, TWO_DATASETS, Desk, v
 
@@ -260,3 +261,45 @@ def test_names_may_come_from_options_or_environment(desk: Desk) -> None:
         desk.ok("publish", desk.template(), "--release", "places", "-o", "json").json["result"] == "unchanged"
     )
     assert desk.ok("channel", "show", "places", "-o", "json").json["channel"] == PLACES
+
+
+def test_release_that_does_not_fit_is_refused_unless_space_is_ignored(desk: Desk) -> None:
+    desk.data(1)
+    _node(desk, "n1", free=1_000_000)
+    _node(desk, "n2", free=100)
+    _node(desk, "n3", free=100, alive=False)
+    before = desk.everything()
+
+    planned = desk.ok("publish", desk.template(), "--channel", PLACES, "--dry-run", "-o", "json").json
+    shown = desk.publish("--dry-run").out
+    refused = desk.publish()
+
+    assert {n["node"]: n["space"] for n in planned["nodes"]} == {
+        "n1": "fits",
+        "n2": "does not fit",
+        "n3": "unknown",
+    }
+    assert "the node is not alive" in shown
+    assert refused.code == 10
+    assert "does not fit on 1 of 3 nodes: n2:" in refused.err
+    assert desk.everything() == before
+    assert desk.publish("--ignore-space").code == 0
+
+
+def _node(desk: Desk, name: str, free: int, alive: bool = True) -> None:
+    """A node with an instance of a service that reads the channel, and so much room."""
+    api, key = Service("prod/search/api"), InstanceKey.of(Service("prod/search/api"), name)
+    volumes = {"disk": model.VolumeInfo(cls=model.DISK)}
+    use = {"disk": model.VolumeUse(size=10**7, free=free, files=1000)}
+    documents: dict[str, model.Doc] = {
+        keys.subscription(api): model.Subscription(channels={"places": PLACES}),
+        keys.info(name): model.NodeInfo(node=name, volumes=volumes),
+        keys.instances(name): model.Instances(
+            instances={key: model.Instance(service=api, id=name, incarnation="1")}
+        ),
+        keys.actual(name): model.Actual(node=name, generation=1),
+        keys.progress(name): model.Progress(node=name, volumes=use, when="2026-06-01T11:50:00Z"),
+    }
+    desk.put({key: codec.encode(document) for key, document in documents.items()})
+    if alive:
+        desk.put({keys.alive(name): b"session"})

@@ -85,11 +85,13 @@ def test_never_goes_what_somebody_may_need(more: dict[str, Any]) -> None:
 
 
 def test_brake_holds_also_under_pressure() -> None:
-    given_ = node(0, {3: 200, 4: 200}, {})
-    braked = replace(given_, policy=replace(given_.policy, brake_share=0.5))
+    given_ = node(0, {3: 50, 4: 50}, {})
 
-    assert gone(given_) == [3]
-    assert gone(braked) == []
+    assert gone(given_) == [3, 4]
+    for share in (0.5, 0.25):
+        assert gone(replace(given_, policy=replace(given_.policy, brake_share=share))) == []
+    small = node(50, {3: 50, 4: 50}, {})
+    assert gone(replace(small, policy=replace(small.policy, brake_share=0.5))) == [3]
 
 
 def test_release_kept_for_a_rollback_is_fetched_only_where_there_is_room_for_all() -> None:

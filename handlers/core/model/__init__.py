@@ -31,6 +31,7 @@ from handlers.core.model.nodes import (
     ServicePlan,
     State,
     VolumeInfo,
+    VolumeUse,
 )
 from handlers.core.model.releases import (
     Alarm,
@@ -117,5 +118,6 @@ __all__ = [
     "Verdict",
     "Verdicts",
     "VolumeInfo",
+    "VolumeUse",
     "count",
 ]

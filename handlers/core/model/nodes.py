@@ -219,12 +219,28 @@ class Download(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VolumeUse(Part):
+    """Room on a volume: `size` is what all releases may take of it, `free` what is left now, both in bytes
+    above the reserve and within the budget; `files` are inodes; `namespaces` what is left of their budgets.
+
+    `holds`: the complete datasets on it, by release. Nothing of a RAM volume, which is only a cache.
+    """
+
+    size: int
+    free: int
+    files: int
+    namespaces: Mapping[str, int] = field(default_factory=dict)
+    holds: Mapping[ReleaseId, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress(Doc):
-    """`progress/<node>`: for people only; free bytes by volume."""
+    """`progress/<node>`: downloads for people, free bytes by volume; and `volumes`, for whoever publishes."""
 
     node: str
     downloads: Mapping[ReleaseId, Download] = field(default_factory=dict)
     free: Mapping[str, int] = field(default_factory=dict)
+    volumes: Mapping[str, VolumeUse] = field(default_factory=dict)
     when: str = ""
 
     def title(self) -> str:
