@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from handlers.adapters.ports import Source, read_object
+from handlers.adapters.send import crc64nvme
 from handlers.adapters.stores import Stores, StoresUploads
 from handlers.core.errors import Denied, Integrity, SourceNotReady, Usage
 from handlers.core.source_table import parse
@@ -45,6 +46,17 @@ def test_two_clouds_with_a_key_each(s3: S3, other: S3) -> None:
     assert content(stores, f"s3://{mine}/x") == b"mine"
     assert content(stores, f"s3://{theirs}/x") == b"theirs"
     assert [info.key for info in stores.list(Source(theirs, ""))] == ["x"]
+
+
+def test_pushes_go_to_the_cloud_of_their_row(s3: S3, other: S3) -> None:
+    bucket = other.bucket()
+    environ = s3.environment() | {"KEY": other.server.access_key, "SECRET": other.server.secret_key}
+    row = {"endpoint": other.endpoint, "access_key_id_env": "KEY", "secret_access_key_env": "SECRET"}
+    stores = Stores(parse({f"s3://{bucket}/": row}, "sources"), environ)
+
+    StoresUploads(stores).write(Source(bucket, "x"), b"pushed", crc64nvme(b"pushed"))
+
+    assert content(stores, f"s3://{bucket}/x") == b"pushed"
 
 
 def test_a_file_of_credentials_goes_before_the_keys_of_the_process(

@@ -9,6 +9,7 @@ import pytest
 
 from handlers.adapters.ports import Consul
 from handlers.core.errors import Malformed
+from handlers.core.source import Source
 from hydra_cli.config import load
 from hydra_cli.context import Context
 from tests.cli.desk import Desk
@@ -116,3 +117,20 @@ def test_without_a_file_nothing_is_added(tmp_path: Path) -> None:
 def test_who_is_named_by_the_pipeline_or_by_the_machine() -> None:
     assert Context({"HYDRA_WHO": "pipeline 7"}).who == "pipeline 7"
     assert "@" in Context({}).who
+
+
+def test_sources_are_rows_of_their_environment(tmp_path: Path) -> None:
+    environ = write(tmp_path, TEXT + '[environments.prod.sources."s3://models/"]\nprofile = "models"\n')
+
+    config = load(environ)
+
+    assert config.sources["prod"].of(Source.parse("s3://models/x")).fields == {"profile": "models"}
+    assert "sources" not in config.environments["prod"]
+
+
+def test_a_wrong_row_of_sources_is_named(tmp_path: Path) -> None:
+    environ = write(tmp_path, TEXT + '[environments.prod.sources."s3://models/"]\npassword = "SECRET"\n')
+
+    with pytest.raises(Malformed, match=r"config.toml: environments.prod.sources.*password") as caught:
+        load(environ)
+    assert "SECRET" not in str(caught.value)

@@ -159,6 +159,27 @@ def test_without_a_version_a_web_server_cannot_be_published_from(many: Many) -> 
     assert "--version" in answer.err
 
 
+def test_what_lies_on_s3_becomes_a_channel_with_history(tmp_path: Path, consul: Consul, s3: S3) -> None:
+    bucket = s3.bucket()
+    for day in (1, 2, 3):
+        s3.put(bucket, {f"words/{v(day)}/list": b"x" * day})
+    desk = Desk(tmp_path, consul=consul.kv(), store=Stores(environ=s3.environment()))
+    desk.ok("init", "--env", "prod")
+    command = ("channel", "import", f"s3://{bucket}/words/{{VERSION_PLACEHOLDER}}/", "--channel", PLACES)
+
+    first = desk.ok(*command, "-o", "json").json
+    second = desk.ok(*command, "-o", "json").json
+
+    assert [(row["version"], row["sequence"]) for row in first["versions"]] == [
+        (v(1), 1),
+        (v(2), 2),
+        (v(3), 3),
+    ]
+    assert (first["head"], second["changed"]) == (v(3), False)
+    desk.ok("get", f"{PLACES}@{v(2)}", str(tmp_path / "here"))
+    assert tree(tmp_path / "here") == {"words/list": b"xx"}
+
+
 def test_the_configuration_file_of_a_person_names_the_same(
     many: Many, tmp_path: Path, consul: Consul
 ) -> None:
