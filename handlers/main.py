@@ -92,6 +92,7 @@ def _run(handler: str) -> int:
     from handlers.core.errors import HydraError
 
     watched = "CONSUL_INDEX" in os.environ
+    os.umask(0o022)  # services read the data, and nobody else writes it, whatever our parent has set
     log.setup()
     try:
         _in_turn(handler, watched)
