@@ -26,8 +26,10 @@ class Limits:
     session that holds a reload slot (Consul ends it after up to twice that). `dead_after_s`: how long a
     node's serfHealth must fail before others stop waiting for it. `unused_grace_s`: how long a release that
     is no longer desired stays (`idle_grace_s` where no instance is left). `spread_s`: within which nodes
-    begin anew when Consul is back, so that not all of them ask it in the same second. `downloads`: releases
-    fetched at the same time; `streams` and `bandwidth_bytes_s` (0 = no limit) are for all of them together.
+    begin anew when Consul is back, so that not all of them ask it in the same second. `stall_s`: how long an
+    answer of an object store may bring nothing, `patience_s`: how long all of them, before a try has failed.
+    `downloads`: releases fetched at the same time; `streams` and `bandwidth_bytes_s` (0 = no limit) are for
+    all of them together.
     `start_spread_s`: within which nodes that get the same release at once begin to load it (few: at once).
     """
 
@@ -48,6 +50,7 @@ class Limits:
     start_spread_s: float = 30.0
     retry_s: float = 60.0
     stall_s: float = 30.0
+    patience_s: float = 300.0
 
 
 @dataclass(frozen=True)

@@ -254,6 +254,7 @@ class Sync:
                     self._objects,
                     link=self._link,
                     reuse=self._survey.reuse,
+                    patience_s=self._limits.patience_s,
                     wake=self._wake,
                 )
                 transfer.start()

@@ -12,12 +12,13 @@ stuck in the network. What is written stays for the next run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from handlers.adapters import checks
 from handlers.adapters.folder import Folder, disk_errors
@@ -251,8 +252,8 @@ class Download:
         wrong = []
         at, end = span
         hasher, first = checks.blake3_hasher() if part.chunked else None, at
-        with self._link.stream(self._leaving):
-            for piece in self._pieces(part.file, at, end):
+        with contextlib.closing(self._pieces(part.file, at, end)) as pieces:
+            for piece in pieces:
                 view = piece
                 while view:
                     now = view[: first + part.unit - at]
@@ -267,25 +268,29 @@ class Download:
                         hasher, first = checks.blake3_hasher(), at
                     elif at == first + part.unit:
                         first = at
-        self._link.went_well()
         return wrong
 
-    def _pieces(self, file: File, at: int, end: int) -> Iterator[memoryview]:
-        """The bytes of a span; breaks are mended by asking for the rest after a pause with full jitter."""
+    def _pieces(self, file: File, at: int, end: int) -> Generator[memoryview]:
+        """The bytes of a span; breaks are mended by asking for the rest after a pause with full jitter.
+
+        A stream is held while an answer is read, not during the pauses.
+        """
         source, tries = self._source.object_of(file.path), 0
         while at < end:
             pause_s = 0.0
             try:
-                for view in self._objects.read_range(source, file.etag, at, end - at, file.version_id):
-                    if self._leaving():
-                        raise Superseded
-                    if at + len(view) > end:
-                        raise Integrity(f"{source}: more bytes than the range that was asked for")
-                    yield view
-                    at, tries = at + len(view), 0
-                    self._arrived(len(view))
+                with self._link.stream(self._leaving):
+                    for view in self._objects.read_range(source, file.etag, at, end - at, file.version_id):
+                        if self._leaving():
+                            raise Superseded
+                        if at + len(view) > end:
+                            raise Integrity(f"{source}: more bytes than the range that was asked for")
+                        yield view
+                        at, tries = at + len(view), 0
+                        self._arrived(len(view))
                 if at < end:
                     raise Temporary(f"{source}: the answer ended {end - at} bytes early")
+                self._link.went_well()
             except Temporary as e:
                 if time.monotonic() - self._last_byte > self._patience_s:
                     raise

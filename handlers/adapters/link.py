@@ -14,14 +14,14 @@ _EASE_S = 1.0  # one burst of refusals halves the streams once
 class Link:
     """At most `streams` at a time over all datasets, and `bytes_per_s` in all (0 = as fast as it goes).
 
-    A store that asks for fewer requests gets half the streams, then one more after each that goes well.
+    A store that asks for fewer requests gets half the streams, and one more each time all of those went well.
     """
 
     def __init__(self, streams: int, bytes_per_s: int = 0) -> None:
         self.streams = max(1, streams)
         self._bytes_per_s = bytes_per_s
         self._changed = threading.Condition()
-        self._allowed, self._taken = self.streams, 0
+        self._allowed, self._taken = float(self.streams), 0
         self._eased = 0.0
         self._free_at = 0.0
 
@@ -29,7 +29,7 @@ class Link:
     def stream(self, leaving: Callable[[], bool]) -> Iterator[None]:
         """Hold one of the streams; waits for a free one, or until `leaving` says that it is not wanted."""
         with self._changed:
-            while self._taken >= self._allowed and not leaving():
+            while self._taken >= int(self._allowed) and not leaving():
                 self._changed.wait(_LOOK_S)
             self._taken += 1
         try:
@@ -43,7 +43,7 @@ class Link:
         """A stream brought all that it was asked for."""
         if self._allowed < self.streams:
             with self._changed:
-                self._allowed = min(self.streams, self._allowed + 1)
+                self._allowed = min(self.streams, self._allowed + 1 / self._allowed)
                 self._changed.notify()
 
     def ease(self) -> None:
@@ -51,7 +51,7 @@ class Link:
         with self._changed:
             now = time.monotonic()
             if now - self._eased >= _EASE_S:
-                self._eased, self._allowed = now, max(1, self._allowed // 2)
+                self._eased, self._allowed = now, max(1.0, self._allowed / 2)
 
     def pace(self, count: int, stop: threading.Event) -> None:
         """Wait as long as `count` bytes that have come take at the most that is allowed; ends with `stop`."""

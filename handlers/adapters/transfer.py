@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
-from handlers.adapters.download import Download, Superseded
+from handlers.adapters.download import PATIENCE_S, Download, Superseded
 from handlers.adapters.link import Link
 from handlers.adapters.ports import Objects, Source
 from handlers.adapters.reuse import Reuse
@@ -39,6 +39,7 @@ class Transfer:
         link: Link,
         reuse: Callable[[Piece], Reuse | None],
         wake: threading.Event,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.release, self.digest, self.places = release, digest, places
         self.error: Exception | None = None
@@ -47,6 +48,7 @@ class Transfer:
         self.total = sum(header.datasets[name].bytes for name in places)
         self._header, self._manifest = header, manifest
         self._volumes, self._objects, self._link, self._reuse = volumes, objects, link, reuse
+        self._patience_s = patience_s
         self._wake, self._stop, self._over = wake, threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"release-{release}", daemon=True)
@@ -98,6 +100,7 @@ class Transfer:
             on_bytes=lambda count: self._add(dataset, count),
             stop=self._stop,
             reuse=self._reuse(piece),
+            patience_s=self._patience_s,
         )
         try:
             download.run()
