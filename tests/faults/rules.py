@@ -195,7 +195,7 @@ class Rule:
 
     def applies(self, method: str, key: str, start: int, end: int) -> bool:
         """Count the request; whether it is hit."""
-        if method != self.method or not (key == self.key or fnmatch.fnmatchcase(key, self.key)):
+        if method != self.method or not (key == self.key or self._is_like(key)):
             return False
         if self.byte is not None and not start <= self.byte < end:
             return False
@@ -206,6 +206,9 @@ class Rule:
             hit = number >= self.skip and (self.times is None or number < self.skip + self.times)
             self.hits += hit
         return hit
+
+    def _is_like(self, key: str) -> bool:
+        return "*" in self.key and fnmatch.fnmatchcase(key, self.key)
 
 
 def _first(pieces: Iterator[memoryview], count: int) -> Iterator[memoryview]:

@@ -70,8 +70,7 @@ class FaultyS3(socketserver.ThreadingTCPServer):
         self.store.make("bucket")
         self.rules: list[Rule] = []
         self.seen: list[Seen] = []
-        self.most_at_once = 0
-        self._open = 0
+        self.heeds_if_match = True
         self._lock = threading.Lock()
         self.over = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
@@ -118,7 +117,7 @@ class FaultyS3(socketserver.ThreadingTCPServer):
         """Behave from now on, and begin to count anew."""
         self.rules = []
         with self._lock:
-            self.seen, self.most_at_once = [], 0
+            self.seen = []
 
     def gets(self, key: str = "") -> list[Seen]:
         """The requests for bodies, of one object or of all."""
@@ -138,13 +137,9 @@ class FaultyS3(socketserver.ThreadingTCPServer):
         """While this request is being answered."""
         with self._lock:
             self.seen.append(seen)
-            self._open += 1
-            self.most_at_once = max(self.most_at_once, self._open)
         try:
             yield
         finally:
-            with self._lock:
-                self._open -= 1
             seen.ended = time.monotonic()
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -219,6 +214,9 @@ class _Connection(socketserver.StreamRequestHandler):
         stored = self.server.store.get(request.bucket, request.key, request.query.get("versionId", ""))
         if stored is None:
             return _error(404, "NoSuchKey")
+        wanted = request.headers.get("if-match", "*") if self.server.heeds_if_match else "*"
+        if not _matches(wanted, stored):
+            return _error(412, "PreconditionFailed")
         return _object(request, stored, request.bucket in self.server.store.versioned)
 
     def _put(self, request: Request) -> Reply:
@@ -261,8 +259,6 @@ class _Connection(socketserver.StreamRequestHandler):
 def _object(request: Request, stored: Stored, versioned: bool) -> Reply:
     """The object or a range of it, with all that S3 says of it."""
     size, headers = stored.size, _headers(request, stored, versioned)
-    if not _matches(request.headers.get("if-match", "*"), stored):
-        return _error(412, "PreconditionFailed")
     if "partNumber" in request.query and stored.part_bytes:
         count = max(1, -(-size // stored.part_bytes))
         headers["x-amz-mp-parts-count"] = str(count)
