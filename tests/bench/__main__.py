@@ -6,18 +6,22 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 
 from tests.bench import machine
 from tests.bench.report import Findings, Row, table, verdicts
 
-FIGURES = {1: "start_up", 2: "propagation", 3: "rollback", 4: "memory", 5: "reloads"}
+FIGURES = {1: "start_up", 2: "propagation", 3: "rollback", 4: "memory", 5: "reloads", 6: "downloads"}
 
 
 def main(arguments: list[str]) -> None:
     """Measure the figures named in `arguments` (default: all)."""
     parser = argparse.ArgumentParser("python -m tests.bench", description=__doc__)
     parser.add_argument("figures", nargs="*", type=int, metavar="FIGURE", help=f"of {list(FIGURES)}")
-    wanted = parser.parse_args(arguments).figures or list(FIGURES)
+    parser.add_argument("--rounds", type=int, default=5, help="of figure 6 (default: 5)")
+    parser.add_argument("--scale", type=float, default=1.0, help="of figure 6: less data, for a quick look")
+    options = parser.parse_args(arguments)
+    wanted = options.figures or list(FIGURES)
     if unknown := set(wanted) - set(FIGURES):
         parser.error(f"no figure {unknown}; there are {list(FIGURES)}")
     _forget_environment()
@@ -26,15 +30,16 @@ def main(arguments: list[str]) -> None:
     rows: list[Row] = []
     for figure in sorted(set(wanted)):
         print(f"\nfigure {figure}: measuring; others use {machine.busy():.0%} of the processors", flush=True)
-        findings = _measured(figure)
+        how = {"rounds": options.rounds, "scale": options.scale} if FIGURES[figure] == "downloads" else {}
+        findings = _measured(figure, how)
         rows += findings.rows
         print("\n".join((table(findings.rows), *findings.notes)), flush=True)
     print("\n" + "\n".join(verdicts(rows)))
 
 
-def _measured(figure: int) -> Findings:
+def _measured(figure: int, how: Mapping[str, float]) -> Findings:
     module = importlib.import_module(f"tests.bench.{FIGURES[figure]}")
-    findings: Findings = module.measure()
+    findings: Findings = module.measure(**how)
     return findings
 
 
