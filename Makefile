@@ -1,7 +1,7 @@
 # Everything that a checkout needs goes into .venv, and the external programs into a cache outside the checkout.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kube lint bench setup clean
+.PHONY: help demo test test-kube lint bench chaos setup clean
 .SILENT:
 
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -29,6 +29,9 @@ lint: setup  ## check style, types and the import rules
 
 bench: setup  ## print this machine and how fast Hydra is on it
 	$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: setup  ## harm a cluster under traffic at random and check every promise; SEED=… MINUTES=5
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 
 setup:  ## make the environment in .venv and find or build the external programs
 	tools/setup.sh $(PYTHON)

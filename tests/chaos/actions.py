@@ -1,0 +1,374 @@
+"""Does to a real cluster what the schedule says, by the means of people, platforms and bad luck."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from operator import itemgetter
+from typing import TypeVar
+
+from handlers.adapters.ports import Cas
+from handlers.core import codec, keys
+from handlers.core.errors import HydraError
+from handlers.core.model import Alarms, Meta
+from handlers.core.version import Version
+from hydra_cli.dev import processes
+from hydra_cli.dev.access import PLANNER_NODE
+from hydra_cli.dev.demo.harm import wipe
+from hydra_cli.dev.demo.sight import Replica
+from hydra_cli.dev.node import MARK
+from hydra_cli.dev.processes import PROC, Process
+from tests.chaos.promises import RECOVER, STOP
+from tests.chaos.recorder import Recorder
+from tests.chaos.schedule import ORDERS, Act, Kind
+from tests.e2e import reader
+from tests.e2e.scene import Scene, until
+
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+HANDLERS = (b"plan", b"sync", b"reload", b"retain")
+TIMERS = (b"discover", b"resync")
+BUDGETS = (
+    ("--max-unavailable", "1"),
+    ("--max-unavailable", "2"),
+    ("--max-unavailable", "50%"),
+    ("--max-unavailable", "0"),
+    ("--min-available", "1"),
+    ("--min-available", "60%"),
+)
+FEWEST, MOST = 3, 6  # replicas
+RUNS_S = 2.0  # how long to wait for a handler that runs
+FLOOR = re.compile(r"generation_floor (\d+)")
+Undo = Callable[[], None]
+T = TypeVar("T")
+
+
+class Actions:
+    """`scene` has its service; `say` gets a line for each thing that is done."""
+
+    def __init__(self, scene: Scene, recorder: Recorder, say: Callable[[str], None]) -> None:
+        self._scene, self._cluster, self._recorder, self._say = scene, scene.cluster, recorder, say
+        self._published: list[Version] = []
+        self._snapshot = self._cluster.snapshot()
+        self._ill: set[str] = set()  # nodes that nobody can work on now
+        self._doings: Mapping[Kind, Callable[[Act], Undo | None]] = {
+            Kind.PUBLISH: self._publish,
+            Kind.PUBLISH_SICK: lambda act: self._publish(act, sick=True),
+            Kind.ROLLBACK: lambda _: self._hydra("rollback", scene.channel),
+            Kind.PIN: self._pin,
+            Kind.UNPIN: lambda _: self._hydra("unpin", f"channel/{scene.channel}"),
+            Kind.BUDGET: lambda act: self._hydra("subscribe", scene.service, *_chosen(BUDGETS, act)),
+            Kind.PAUSE: lambda _: self._hydra("rollout", "pause", scene.service),
+            Kind.RESUME: lambda _: self._hydra("rollout", "resume", scene.service),
+            Kind.ADD: self._add,
+            Kind.REMOVE: self._remove,
+            Kind.KILL_HANDLER: lambda act: self._kill(act, self._handlers(RUNS_S)),
+            Kind.KILL_PROGRAM: lambda act: self._kill(act, self._found(_is_program)),
+            Kind.KILL_TEMPLATE: lambda act: self._kill(act, self._found(_is_template)),
+            Kind.KILL_SERVICE: lambda act: self._kill(act, self._found(_is_reader)),
+            Kind.FREEZE_HANDLER: lambda act: self._freeze_one(act, self._handlers(RUNS_S)),
+            Kind.FREEZE_TEMPLATE: lambda act: self._freeze_one(act, self._found(_is_template)),
+            Kind.FREEZE_SERVICE: lambda act: self._freeze_one(act, self._found(_is_reader)),
+            Kind.FREEZE_PLANNER: lambda _: self._freeze(PLANNER_NODE, self._of_node(PLANNER_NODE)),
+            Kind.FREEZE_CONSUL: lambda _: self._freeze("the server", self._server()),
+            Kind.KILL_CONSUL: self._kill_consul,
+            Kind.PARTITION: self._partition,
+            Kind.KILL_AGENT: self._kill_agent,
+            Kind.KILL_NODE: self._kill_node,
+            Kind.WIPE: self._wipe,
+            Kind.RESTORE: self._restore,
+        }
+
+    def perform(self, acts: Sequence[Act]) -> None:
+        """Do all at their times, or as soon after as the one before is done, and end them all.
+
+        What people do, they do one after the other, while misfortunes go on.
+        """
+        began = time.monotonic()
+        undos: list[tuple[float, Undo]] = []
+        orders: list[Future[object]] = []
+        with ThreadPoolExecutor(1, "people") as people:
+            for act in acts:
+                undos = self._end_due(undos, began + act.at_s)
+                _sleep_until(began + act.at_s)
+                if act.kind in ORDERS:
+                    orders.append(people.submit(self._do, act))
+                elif undo := self._do(act):
+                    undos = sorted([*undos, (time.monotonic() + act.lasts_s, undo)], key=itemgetter(0))
+            self._end_due(undos, float("inf"))
+        for order in orders:
+            order.result()  # raises what nobody expected
+
+    def _end_due(self, undos: list[tuple[float, Undo]], until_s: float) -> list[tuple[float, Undo]]:
+        """End what is to be ended by then, or is overdue; the rest."""
+        while undos and undos[0][0] <= max(until_s, time.monotonic()):
+            (due, undo), *undos = undos
+            _sleep_until(due)
+            undo()
+        return undos
+
+    def first_release(self) -> None:
+        """Publish what the service begins with."""
+        self._scene.publish(self._next())
+
+    def calm(self) -> None:
+        """Take back all orders, and publish a good release; from then on, a minute counts."""
+        scene = self._scene
+        for words in (
+            ("unpin", f"channel/{scene.channel}"),
+            ("rollout", "resume", scene.service),
+            ("subscribe", scene.service, *BUDGETS[0]),
+        ):
+            until(f"hydra {' '.join(words)}", partial(self._orderly, words))
+        for replica in scene.replicas:
+            until(f"{replica.id} is registered", partial(self._registered, replica))
+        until("a good release is published", self._published_well)
+        self._recorder.did(STOP)
+
+    # --- doing
+
+    def _do(self, act: Act) -> Undo | None:
+        try:
+            return self._doings[act.kind](act)
+        except (AssertionError, HydraError, OSError) as e:
+            # with Consul away or a node dead, a command fails: that is how it should be
+            self._note(act.kind, "", f"failed: {str(e).strip().splitlines()[-1]}")
+            return None
+
+    def _note(self, what: str, whom: str = "", said: str = "") -> None:
+        self._recorder.did(what, whom, said)
+        self._say(" ".join(filter(None, (what, whom, said))))
+
+    def _hydra(self, *words: str) -> None:
+        self._note(" ".join(words[:2]), "", " ".join(words[2:]))
+        self._scene.hydra(*words)
+
+    def _orderly(self, words: Sequence[str]) -> bool:
+        """The command did what it says, or there was nothing to do."""
+        with contextlib.suppress(AssertionError):
+            self._scene.hydra(*words)
+            return True
+        with contextlib.suppress(AssertionError):
+            self._scene.hydra(*words, code=2)  # nothing is pinned
+            return True
+        return False
+
+    # --- people
+
+    def _next(self) -> Version:
+        self._published.append(Version.of(FIRST + timedelta(hours=len(self._published))))
+        return self._published[-1]
+
+    def _publish(self, act: Act, *, sick: bool = False) -> None:
+        if act.pick < 0.3:
+            self._snapshot = self._cluster.snapshot()
+        version = self._next()
+        self._note(act.kind, "", version)
+        self._scene.publish(version, **({"sick": True} if sick else {}))
+
+    def _published_well(self) -> bool:
+        with contextlib.suppress(AssertionError):
+            version = self._next()
+            self._scene.publish(version)
+            self._note(Kind.PUBLISH, "", version)
+            return True
+        return False
+
+    def _pin(self, act: Act) -> None:
+        version = _chosen(self._published[-3:], act)
+        self._hydra("pin", f"channel/{self._scene.channel}", version)
+
+    def _add(self, act: Act) -> None:
+        if len(self._scene.replicas) < MOST and (nodes := self._well()):
+            node = _chosen(nodes, act)
+            self._note(act.kind, node)
+            known = list(self._scene.replicas)
+            try:
+                self._scene.start(node, by_hand=False)
+            finally:
+                self._recorder.watch([r for r in self._scene.replicas if r not in known])
+
+    def _remove(self, act: Act) -> None:
+        replicas = [replica for replica in self._scene.replicas if replica.node not in self._ill]
+        if len(self._scene.replicas) > FEWEST and replicas:
+            replica = _chosen(replicas, act)
+            self._note(act.kind, replica.id)
+            self._scene.remove(replica)
+
+    def _registered(self, replica: Replica) -> bool:
+        with contextlib.suppress(HydraError):
+            self._scene.register(replica, by_hand=False)
+            return True
+        return False
+
+    def _well(self) -> list[str]:
+        return [node for node in self._cluster.nodes if node not in self._ill]
+
+    # --- processes
+
+    def _kill(self, act: Act, found: Sequence[Process]) -> None:
+        if found:
+            process = _chosen(found, act)
+            self._note(act.kind, _whose(process), _command(process))
+            process.send(signal.SIGKILL)
+
+    def _freeze_one(self, act: Act, found: Sequence[Process]) -> Undo | None:
+        if not found:
+            return None
+        process = _chosen(found, act)
+        return self._freeze(_command(process), [process])
+
+    def _freeze(self, what: str, found: Sequence[Process], node: str = "") -> Undo:
+        whom = node or (_whose(found[0]) if found else "")
+        self._note("freeze", whom, what)
+        for process in found:
+            process.send(signal.SIGSTOP)
+
+        def thaw() -> None:
+            for process in found:
+                process.send(signal.SIGCONT)
+            self._note("continue", whom, what)
+            self._ill.discard(node)
+
+        return thaw
+
+    def _server(self) -> list[Process]:
+        running = self._cluster._backbone._server_runs
+        assert running
+        return [process for process in [processes.find(running.process.pid)] if process]
+
+    def _kill_consul(self, act: Act) -> Undo:
+        self._note(act.kind)
+        self._cluster.stop_server(kill=True)
+
+        def again() -> None:
+            self._cluster.start_server()
+            self._note("start the Consul server")
+
+        return again
+
+    def _found(self, wanted: Callable[[list[bytes]], bool]) -> list[Process]:
+        all_of_them = processes.marked(MARK, self._cluster._backbone.mark)
+        return sorted(
+            (p for p in all_of_them if wanted(_words(p))), key=lambda process: (process.start, process.pid)
+        )
+
+    def _handlers(self, wait_s: float) -> list[Process]:
+        end = time.monotonic() + wait_s
+        while not (found := self._found(_is_handler)) and time.monotonic() < end:
+            time.sleep(0.05)
+        return found
+
+    def _of_node(self, node: str) -> list[Process]:
+        return [p for p in self._found(bool) if _whose(p) == node]
+
+    # --- nodes
+
+    def _partition(self, act: Act) -> Undo:
+        node = _chosen(self._cluster.nodes, act)
+        self._ill.add(node)
+        agent = processes.find(self._cluster.node(node).running[1].process.pid)
+        return self._freeze("its agent", [agent] if agent else [], node)
+
+    def _kill_agent(self, act: Act) -> Undo:
+        node = self._cluster.node(_chosen(self._cluster.nodes, act))
+        self._ill.add(node.name)
+        self._note(act.kind, node.name)
+        node.running[1].kill()
+
+        def again() -> None:
+            node.start_agent()
+            self._note("start an agent", node.name)
+            self._ill.discard(node.name)
+
+        return again
+
+    def _kill_node(self, act: Act) -> Undo:
+        node = _chosen(self._cluster.nodes, act)
+        self._ill.add(node)
+        self._note(act.kind, node)
+        self._cluster.kill_node(node)
+
+        def again() -> None:
+            self._note("start a node", node)
+            self._cluster.start_node(node)
+            self._ill.discard(node)
+
+        return again
+
+    def _wipe(self, act: Act) -> None:
+        node = _chosen(self._well(), act)
+        self._note(act.kind, node)
+        wipe(self._cluster.root(node), ["disk", "ram"])
+
+    # --- the KV
+
+    def _restore(self, act: Act) -> Undo:
+        self._note(act.kind)
+        self._cluster.restore(self._snapshot)
+        return self._recover
+
+    def _recover(self) -> None:
+        """Say that the restored KV counts, as the alarm asks for."""
+        kv = self._cluster.kv()
+        entry, _ = kv.get(keys.ALARMS)
+        alarms = codec.decode(Alarms, entry.value, keys.ALARMS).alarms if entry else ()
+        floors = [int(found[1]) for alarm in alarms if (found := FLOOR.search(alarm.text))]
+        before, _ = kv.get(keys.META)
+        assert before
+        self._note(RECOVER, "", f"generation_floor {max(floors, default='unchanged')}")
+        if floors:
+            meta = codec.decode(Meta, before.value, keys.META)
+            fresh = codec.encode(Meta(environments=meta.environments, generation_floor=max(floors)))
+            kv.txn([Cas(keys.META, fresh, before.index)])
+
+
+def _chosen(among: Sequence[T], act: Act) -> T:
+    return among[int(act.pick * len(among))]
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
+def _words(process: Process) -> list[bytes]:
+    try:
+        return (PROC / str(process.pid) / "cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:  # it has ended
+        return []
+
+
+def _whose(process: Process) -> str:
+    """The node of a process of the cluster."""
+    try:
+        found = (PROC / str(process.pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return next((w.partition(b"=")[2].decode() for w in found if w.startswith(b"HYDRA_NODE=")), "")
+
+
+def _command(process: Process) -> str:
+    """The end of its command line, without folders."""
+    return b" ".join(word.rpartition(b"/")[2] for word in _words(process)[-2:]).decode(errors="replace")
+
+
+def _is_handler(words: list[bytes]) -> bool:
+    return words[-2:-1] == [b"handlers.main"] and words[-1] in HANDLERS and b"watch" not in words
+
+
+def _is_program(words: list[bytes]) -> bool:
+    """A child of a supervisord: a watch, or one of the timers."""
+    return b"watch" in words[:3] or (len(words) > 1 and words[-2] == b"handlers.main" and words[-1] in TIMERS)
+
+
+def _is_template(words: list[bytes]) -> bool:
+    return bool(words) and words[0].endswith(b"consul-template")
+
+
+def _is_reader(words: list[bytes]) -> bool:
+    return reader.__file__.encode() in words

@@ -1,0 +1,126 @@
+"""The promise of the budget: when Hydra takes an instance out, few enough of the others are."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from tests.chaos.events import Budget, Dead, Event, InService, Instance, Reported
+from tests.chaos.world import Breach, Reports
+
+SEEN_S = 1.0  # how old what Hydra saw of health may be
+LAG_S = 0.5  # how late we may read of a drain
+
+
+@dataclass(frozen=True)
+class World:
+    """All that counts, from one moment to the next."""
+
+    at: float = float("-inf")
+    members: Mapping[str, tuple[str, Instance]] = field(
+        default_factory=dict
+    )  # instance → node, and its state
+    in_service: frozenset[str] = frozenset()
+    dead: frozenset[str] = frozenset()
+    budget: Budget = field(default_factory=lambda: Budget(0.0))
+
+    def others(self, me: str) -> dict[str, Instance]:
+        """The instances that count beside `me`: on nodes that live, and in service now or at some time."""
+        return {
+            name: instance
+            for name, (node, instance) in self.members.items()
+            if name != me and node not in self.dead and (instance.served or name in self.in_service)
+        }
+
+    def allows(self, me: str, out: frozenset[str]) -> bool:
+        """Whether `me` may go while `out` are out because of Hydra: it is down anyway, or few others are."""
+        if me not in self.in_service:
+            return True
+        others = self.others(me)
+        away = {name for name in out if name != me and self.members.get(name, ("",))[0] not in self.dead}
+        sick = {
+            name for name, i in others.items() if name not in self.in_service or i.state == "draining"
+        } - away
+        total = len(others.keys() | away) + 1
+        return len(away) + len(sick) + 1 <= allowed(self.budget, total)
+
+
+class WithinBudget:
+    """At each `draining` that Hydra writes, the others not in service were within the budget as seen at most
+    a second before.
+
+    Who is out because of Hydra counts as of that very moment: all of that is in one store. Health, dead nodes
+    and the budget itself count as of the moment in that second that suits Hydra best.
+    """
+
+    def __init__(self) -> None:
+        self._reports = Reports()
+        self._now = World()
+        self._past: deque[World] = deque([self._now])
+
+    def take(self, event: Event) -> Iterator[Breach]:
+        """Follow the world; judge each instance that goes out."""
+        match event:
+            case InService():
+                self._step(replace(self._now, at=event.at, in_service=event.instances))
+            case Dead():
+                self._step(replace(self._now, at=event.at, dead=event.nodes))
+            case Budget():
+                self._step(replace(self._now, at=event.at, budget=event))
+            case Reported() if self._reports.take(event):
+                yield from self._report(event)
+
+    def end(self, at: float) -> Iterator[Breach]:
+        """Nothing was waited for."""
+        return iter(())
+
+    def _report(self, event: Reported) -> Iterator[Breach]:
+        self._forget(event.at)
+        before = {n: i for n, (node, i) in self._now.members.items() if node == event.node}
+        others = {n: member for n, member in self._now.members.items() if member[0] != event.node}
+        own = {name: (event.node, instance) for name, instance in event.instances.items()}
+        fresh = replace(self._now, at=event.at, members=others | own)
+        out = frozenset(name for name, (_, i) in fresh.members.items() if i.state == "draining")
+        for name, instance in event.instances.items():
+            was = before.get(name)
+            # one that drains again on its way has had its place all the time
+            goes = instance.state == "draining" and was and was.state == "ready" and not was.moving
+            if goes and not any(world.allows(name, out) for world in self._past):
+                yield self._breach(event, name, out, self._now)
+        self._step(fresh)
+
+    def _step(self, world: World) -> None:
+        self._now = world
+        self._past.append(world)
+        self._forget(world.at)
+
+    def _forget(self, at: float) -> None:
+        """Keep the worlds of the span before `at`; the first is the one that was there when it began."""
+        while len(self._past) > 1 and self._past[1].at < at - SEEN_S - LAG_S:
+            self._past.popleft()
+
+    def _breach(self, event: Reported, me: str, out: frozenset[str], world: World) -> Breach:
+        others = world.others(me)
+        sick = sorted(others.keys() - world.in_service - out)
+        budget = world.budget
+        limit = allowed(budget, len(others) + 1)
+        rest = ", ".join(sorted(out - {me})) or "nobody"
+        text = (
+            f"{me} went out while {rest} drained and {', '.join(sick) or 'nobody'} was not in service;"
+            f" {limit} of {len(others) + 1} may be out"
+        )
+        return Breach(event.at, "within the budget", text, frozenset({me, *out, *sick}))
+
+
+def allowed(budget: Budget, total: int) -> int:
+    """How many of `total` may be out: shares are rounded in favour of service, but one may always move
+    unless the budget is 0."""
+    if budget.min_available is not None:
+        stays = budget.min_available
+        kept = -(-total * int(stays.rstrip("%")) // 100) if isinstance(stays, str) else stays
+        return max(0, total - kept)
+    if isinstance(budget.max_unavailable, int):
+        return budget.max_unavailable
+    share = int(budget.max_unavailable.rstrip("%"))
+    return max(1, total * share // 100) if share else 0
