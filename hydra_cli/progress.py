@@ -60,8 +60,9 @@ class _Lines:
             if time.monotonic() < self._due:
                 return
             self._due = time.monotonic() + EVERY_S
-            done, total = self._text(self._done), self._text(self._total)
-            self._screen.note(f"{self._what}: {done} of {total}")
+            self._screen.note(f"{self._what}: {self._text()}")
 
-    def _text(self, count: int) -> str:
-        return size(count) if self._unit == "bytes" else f"{count} {self._unit}"
+    def _text(self) -> str:
+        if self._unit == "bytes":
+            return f"{size(self._done)} of {size(self._total)}"
+        return f"{self._done} of {self._total} {self._unit}"

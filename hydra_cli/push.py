@@ -11,7 +11,7 @@ import click
 from handlers.adapters.ports import Objects, Source, Uploads
 from handlers.adapters.send import Job, Local, Sender, Sent, crc64nvme
 from handlers.core import pushed
-from handlers.core.errors import Conflict, SourceNotReady, Temporary
+from handlers.core.errors import Conflict, SourceNotReady, Temporary, Usage
 from handlers.core.model import Pushed, count
 from handlers.core.version import PLACEHOLDER, Version
 from hydra_cli import data_template
@@ -147,4 +147,6 @@ def _there(objects: Objects, source: Source) -> dict[str, int]:
 
 def _target(text: str, version: Version) -> Target:
     source = data_template.source_of("TARGET", text)
+    if source.scheme != "s3":
+        raise Usage(f"TARGET {text!r}: data is pushed to s3:// only")
     return Target(source.beside(source.key.replace(PLACEHOLDER, version)), version)

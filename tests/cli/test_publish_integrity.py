@@ -314,6 +314,20 @@ def test_digest_goes_on_where_the_store_breaks_off(desk: Desk, monkeypatch: pyte
     assert len(times) == 3
 
 
+def test_digest_of_a_store_that_is_not_pushed_to_is_in_the_release_alone(desk: Desk) -> None:
+    desk.objects.write(f"gs://data/index/{v(1)}/a", b"one")
+
+    answer = publish(desk, "--digest", text=PLAIN.replace("s3://", "gs://"))
+
+    assert answer.code == 0, answer
+    assert (answer.json["datasets"]["index"]["integrity"], answer.json["datasets"]["index"]["pushed"]) == (
+        "digest",
+        "",
+    )
+    assert files(desk)["a"].check == blake3_check([blake3(b"one").digest()])
+    assert [*desk.objects.buckets["data"]] == [f"index/{v(1)}/a"]
+
+
 def test_digest_of_a_dry_run_is_refused(desk: Desk) -> None:
     desk.data(1)
 

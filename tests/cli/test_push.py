@@ -346,6 +346,7 @@ def test_a_name_that_is_not_utf8_is_refused(bench: Bench) -> None:
         ("data/a", "s3://{bucket}/words/{VERSION_PLACEHOLDER}/", "without a / at its end"),
         ("data", "s3://{bucket}/words/", "must contain {VERSION_PLACEHOLDER}"),
         ("data", "words/{VERSION_PLACEHOLDER}/", "TARGET"),
+        ("data", "gs://words/{VERSION_PLACEHOLDER}/", "s3:// only"),
         ("nothing", "s3://{bucket}/words/{VERSION_PLACEHOLDER}/x", "No such file"),
         ("hollow", "s3://{bucket}/words/{VERSION_PLACEHOLDER}/", "0 bytes in all"),
     ],
