@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from handlers import log
@@ -37,6 +37,8 @@ class Cache:
         self._failed: dict[Piece, float] = {}
         self._want: frozenset[Piece] = frozenset()
         self._short: Mapping[Piece, str] = {}
+        self._never: frozenset[Piece] = frozenset()
+        self._copies: frozenset[Piece] = frozenset()
 
     def repair(self) -> None:
         """Point releases to their disk copies where RAM is empty: first thing, before anybody reads."""
@@ -61,6 +63,8 @@ class Cache:
             elif self._failed.get(piece, 0.0) <= self._clock():
                 sizes[piece] = size
         room = self._ram.room() if sizes else 0
+        if sizes:
+            sizes |= {piece: self._ram.size(piece) or 0 for piece in copies - self._want}
         steps = ram_steps(self._want, copies, linked, used(states, desired, copies), sizes, room)
         for piece in steps.drop:
             self._ram.drop(piece)
@@ -68,12 +72,18 @@ class Cache:
         for piece in steps.short.keys() - self._short.keys():
             log.warning("reload", "does not fit into RAM now", reason=steps.short[piece])
         self._linked, self._short = frozenset(linked - set(steps.drop)), steps.short
+        self._never, self._copies = steps.never, copies - set(steps.drop)
         # right after a drop the room is not known yet, and whoever could move on would read from disk
-        self._pending = frozenset(steps.fill) if not steps.drop else frozenset(sizes)
+        self._pending = frozenset(steps.fill) if not steps.drop else frozenset(sizes) & self._want
         self._unseen = frozenset(unseen)
         if steps.fill and self._filling is None:
             self._fill(steps.fill[0])
         return 0.0 if steps.drop else RETRY_S if self._pending else None
+
+    @property
+    def filling(self) -> bool:
+        """Whether a copy is being made now."""
+        return self._filling is not None
 
     def reason(self, channel: Channel, version: Version) -> str:
         """Why moves to a release wait for RAM; empty when they need not."""
@@ -81,6 +91,25 @@ class Cache:
         # one that sync completed since this round began is filled in the next, and not read from disk before
         waits = any(piece.release == release for piece in self._pending | self._unseen)
         return Reason.FILLING.say(release=release) if waits else ""
+
+    def crowded(self, releases: Iterable[ReleaseId]) -> tuple[str, bool]:
+        """The numbers, where a dataset of these releases does not fit into RAM beside what is there; and
+        whether it would once nobody uses the other copies. Empty = it fits.
+        """
+        short = {piece for piece in self._short if piece.release in releases}
+        return "; ".join(sorted(self._short[piece] for piece in short)), not short & self._never
+
+    def awaited(self, releases: Iterable[ReleaseId]) -> bool:
+        """Whether RAM will have a dataset of these releases that it has not yet."""
+        wanted = {piece for piece in self._want if piece.release in releases}
+        return bool(wanted - self._linked - self._never)
+
+    def readers(
+        self, desired: Desired, states: Mapping[InstanceKey, InstanceState]
+    ) -> frozenset[InstanceKey]:
+        """The instances that use a copy which is not wanted any more."""
+        old = self._copies - self._want
+        return frozenset(key for key, state in states.items() if used({key: state}, desired, old))
 
     def media(self, releases: Mapping[str, ReleaseId]) -> dict[str, str]:
         """By `<alias>/<dataset>`, what an instance that loads `releases` (by alias) now reads from RAM."""

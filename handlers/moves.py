@@ -17,13 +17,13 @@ from handlers.adapters.ports import Cas, CheckIndex, Op
 from handlers.adapters.views import Views
 from handlers.census import Census
 from handlers.core import codec, keys
-from handlers.core.admission import Admit, Blocked, Repair, admission
+from handlers.core.admission import Admit, Blocked, Repair, admission, admission_together
 from handlers.core.budget import Budget
 from handlers.core.errors import HydraError, Malformed
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Slots, Step, Verdict
 from handlers.core.names import InstanceKey
 from handlers.core.reasons import Reason
-from handlers.core.rollout import Do, Goal, Next, advance, blamed, stays
+from handlers.core.rollout import DRAIN_NODE, Do, Goal, Next, advance, blamed, stays
 from handlers.core.version import Version
 from handlers.sight import Case, Sight
 from handlers.slots import SlotBook
@@ -127,7 +127,8 @@ class Moves:
             case Do.CREATE | Do.FLIP:
                 return self._flip(case, before, answer)
             case Do.ASK:
-                return self._ask(case, before, answer.state)
+                ask = self._ask_together if case.aim.drain else self._ask
+                return ask(case, before, answer.state)
             case Do.FINISH:
                 self._book.commit({case.key: answer.state}, self._slots.leave(case.key))
                 self._slots.left(case.key)
@@ -147,7 +148,8 @@ class Moves:
     def _flip(self, case: Case, before: InstanceState, answer: Next) -> bool:
         create = answer.do is Do.CREATE
         # a move to the same releases changes their medium: who watches `..data` has to hear of it
-        again = not create and stays(before, case.aim) and not before.back
+        loaded = case.plan.ram == DRAIN_NODE and self._views.current(case.key) == case.aim.ids
+        again = not create and not before.back and (stays(before, case.aim) or loaded)
         try:
             self._views.flip(case.key, case.aim.ids, again=again)
         except HydraError as e:
@@ -173,6 +175,48 @@ class Moves:
         self._slots.entered(case.key)
         log.info("reload", "out for a reload", instance=case.key, moving=_text(state.moving))
         return True
+
+    def _ask_together(self, case: Case, before: InstanceState, state: InstanceState) -> bool:
+        """Ask for slots for all users of RAM here at once: only when all are out, it can be exchanged."""
+        name, mine = case.key.service, self._together(case)
+        try:
+            slots, index = self._slots.read(name)
+            budget, unchanged = self._slots.budget(name, case.plan)
+        except Malformed as e:
+            return self._blocked(case, before, Reason.POLICY.say(error=e))
+        members = self._census.here(name, self.here, self._book.instances)
+        members |= self._census.elsewhere(name, slots)
+        ids = [keys.slot_id(self._node, key) for key in mine]
+        nodes = {e.node for e in slots.out.values()} | {m.node for m in members.values() if not m.in_service}
+        answer = admission_together(ids, slots.out, members, (), budget, case.aim.drain)
+        gone: frozenset[str] = frozenset()
+        if isinstance(answer, Blocked) and (gone := self._census.dead(nodes)):
+            answer = admission_together(ids, slots.out, members, gone, budget, case.aim.drain)
+        if isinstance(answer, Blocked):
+            return self._blocked(case, before, answer.reason)
+        stale = {slot for slot, entry in slots.out.items() if entry.node in gone}
+        unjudged = CheckIndex(keys.verdicts(name), case.verdicts_index)
+        fresh = {key: self._sent_out(self._book.instances[key], state, case.plan) for key in mine}
+        enter = self._slots.enter_all({key: self.here[key] for key in mine}, slots, index, stale)
+        self._book.commit({**fresh, case.key: state}, [*enter, unjudged, unchanged])
+        for key in mine:
+            self._slots.entered(key)
+        log.info("reload", "out together for RAM", instances=",".join(sorted(mine)), reason=case.aim.drain)
+        return True
+
+    def _together(self, case: Case) -> list[InstanceKey]:
+        """The instance, and those of its service here that read from RAM and are in service."""
+        others = [
+            key
+            for key in self.here
+            if key.service == case.key.service and key != case.key and self._book.instances[key].media
+        ]
+        return [case.key, *(key for key in others if not is_moving(self._book.instances[key]))]
+
+    def _sent_out(self, state: InstanceState, first: InstanceState, plan: ServicePlan) -> InstanceState:
+        """The state of an instance that goes out beside the first one, to the same releases."""
+        gone = replace(state, state=first.state, step=first.step, moving=first.moving, reason=first.reason)
+        return _dressed(replace(gone, back=False, served=True), state, plan)
 
     def _admission(
         self, case: Case, slots: Slots, budget: Budget

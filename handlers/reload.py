@@ -26,8 +26,9 @@ from handlers.core import codec, keys, policy
 from handlers.core.errors import Conflict, HydraError, Malformed, Temporary
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Step, Verdicts, count
 from handlers.core.names import InstanceKey, Service
+from handlers.core.policy import RamPolicy
 from handlers.core.reasons import Reason
-from handlers.core.rollout import Goal, goal, settled
+from handlers.core.rollout import Goal, goal, settled, stays
 from handlers.feeds import Feeds, Seen
 from handlers.home import Home
 from handlers.moves import Moves, is_moving
@@ -95,9 +96,12 @@ class ReloadRun:
                 log.info("reload", "somebody else was first; reads again", error=e)
                 self._reset()
             except Temporary as e:
-                if self._clock() - away_since > PATIENCE_S:
+                if self._clock() - away_since > PATIENCE_S and not self._cache.filling:
                     raise
                 self._reset()
+                if self._home.desired is not None:
+                    # after a boot, what lies on this node is enough to fill RAM again
+                    self._cache.round(self._home.desired, self._book.instances)
                 self._residents.without_consul(str(e))
                 due = AGAIN_S
             if due is None:
@@ -194,7 +198,35 @@ class ReloadRun:
             return here.aim(plan, here.usable)
         # an instance that is out does not come back for the sake of RAM
         found = goal(state, plan, verdicts, here.complete if is_moving(state) else here.usable)
-        return replace(found, media=self._cache.media(found.ids))
+        found = replace(found, media=self._cache.media(found.ids))
+        return self._in_ram(found, state, plan) if plan.ram == RamPolicy.DRAIN_NODE else found
+
+    def _in_ram(self, found: Goal, state: InstanceState, plan: ServicePlan) -> Goal:
+        """What an instance should run that is never to read from disk where RAM can have it."""
+        releases = found.ids.values()
+        if is_moving(state):
+            return replace(found, awaits_ram=self._cache.awaited(releases))
+        numbers, can = self._cache.crowded(releases)
+        if not numbers or stays(state, found):
+            return found
+        if not can:
+            return self._stay(state, plan, Reason.TOO_LARGE.say(numbers=numbers))
+        desired, states = self._home.desired, self._book.instances
+        others = sorted(
+            key
+            for key in (self._cache.readers(desired, states) if desired else ())
+            if (other := self._home.plan(key.service)) and other.ram != RamPolicy.DRAIN_NODE
+        )
+        if others:
+            reason = Reason.RAM_SHARED.say(numbers=numbers, who=", ".join(others))
+            return self._stay(state, plan, reason)
+        return replace(found, drain=numbers)
+
+    def _stay(self, state: InstanceState, plan: ServicePlan, reason: str) -> Goal:
+        """The releases that the instance has, and why."""
+        channels = {alias: part.channel for alias, part in plan.aliases.items()} | dict(state.channels)
+        kept = Goal(dict(state.releases), reason, channels=channels)
+        return replace(kept, media=self._cache.media(kept.ids))
 
     def _verdicts(self, name: Service, state: InstanceState, plan: ServicePlan) -> tuple[Verdicts, int]:
         """The verdicts on the service's releases; not asked for while all is as it should be.

@@ -95,7 +95,7 @@ class Residents:
             if plan is None or (known is not None and known.state is not Ready.WAITING):
                 continue
             state = known or self._arrived(key, instance, None)
-            aim = self.aim(plan, self.complete)
+            aim = self.aim(plan, self.usable)
             if state.state is Ready.WAITING and aim.releases:
                 self._views.flip(key, aim.ids)
                 state = advance(state, aim, Facts(), plan).state

@@ -226,4 +226,4 @@ class Sight:
 
 
 def _call_of(state: InstanceState) -> object:
-    return (state.step, dict(state.moving), state.back, state.incarnation)
+    return (state.step, dict(state.moving), state.back, state.incarnation, tuple(sorted(state.media)))

@@ -7,7 +7,7 @@ every step: a run that froze, and whose session ended meanwhile, writes nothing 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
 from handlers.adapters.kv import SessionKeeper
@@ -53,11 +53,23 @@ class SlotBook:
         self, key: InstanceKey, instance: Instance, slots: Slots, index: int, gone: Collection[str] = ()
     ) -> list[Op]:
         """The operations that take a slot; entries of `gone` (dead nodes) leave with them."""
+        return self.enter_all({key: instance}, slots, index, gone)
+
+    def enter_all(
+        self,
+        instances: Mapping[InstanceKey, Instance],
+        slots: Slots,
+        index: int,
+        gone: Collection[str] = (),
+    ) -> list[Op]:
+        """The same for several instances of one service: all of them, or none."""
         out = {slot: entry for slot, entry in slots.out.items() if slot not in gone}
-        out[keys.slot_id(self._node, key)] = self._entry(instance)
+        out |= {keys.slot_id(self._node, key): self._entry(one) for key, one in instances.items()}
+        (service,) = {key.service for key in instances}
+        session = self._session()
         return [
-            Cas(keys.slots(key.service), codec.encode(Slots(out=out, extra=slots.extra)), index),
-            Lock(keys.slot(self._node, key), self._session().encode(), self._session()),
+            Cas(keys.slots(service), codec.encode(Slots(out=out, extra=slots.extra)), index),
+            *(Lock(keys.slot(self._node, key), session.encode(), session) for key in instances),
         ]
 
     def entered(self, key: InstanceKey) -> None:

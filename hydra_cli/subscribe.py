@@ -110,7 +110,7 @@ hydra subscribe prod/search/completion --data-first --wave-by zone --wave-pause 
 )
 @click.option("--wave-by", metavar="LABEL", help="One wave per value of this node label; empty = none.")
 @click.option("--wave-pause", "wave_pause_s", type=Duration(), help="Before each wave (default: 0s).")
-@click.option("--ram", help="Where RAM is short for two releases: via-disk (default).")
+@click.option("--ram", help="Where RAM is short for two releases: via-disk (default), drain-node.")
 @click.pass_obj
 def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given: Any) -> None:
     """Let a service read channels, or change how its instances are moved. What is not given stays."""

@@ -40,6 +40,31 @@ class Blocked:
     reason: str
 
 
+def admission_together(
+    mine: Collection[str],
+    out: Mapping[str, SlotEntry],
+    members: Mapping[str, Member],
+    dead: Collection[str],
+    budget: Budget,
+    numbers: str,
+) -> Admit | Blocked:
+    """Whether all of `mine` may go out at the same time; counted as `admission` does. `numbers`: what for."""
+    if unseen := [slot for slot in mine if slot not in members or members[slot].in_service is None]:
+        return Blocked(Reason.UNSEEN.say(who=", ".join(sorted(unseen))))
+    away = {slot for slot, entry in out.items() if slot not in mine and entry.node not in dead}
+    others = {
+        s: m
+        for s, m in members.items()
+        if s not in mine and s not in away and m.node not in dead and (m.served or m.in_service)
+    }
+    sick = {slot for slot, member in others.items() if not member.in_service}
+    total = len(away) + len(others) + len(mine)
+    if len(away) + len(sick) + len(mine) <= budget.of(total):
+        return Admit()
+    counts = {"count": len(mine), "out": len(away), "sick": len(sick), "budget": budget.say(total)}
+    return Blocked(Reason.TOGETHER.say(numbers=numbers, **counts))
+
+
 def admission(
     me: str,
     out: Mapping[str, SlotEntry],

@@ -17,11 +17,15 @@ from handlers.core.version import ReleaseId
 
 @dataclass(frozen=True)
 class RamSteps:
-    """`drop` first, then `fill`; `short`: why a wanted copy cannot be filled now, as numbers."""
+    """`drop` first, then `fill`; `short`: why a wanted copy cannot be filled now, as numbers.
+
+    `never` are those of `short` that would not fit even if all copies that are not wanted were gone.
+    """
 
     drop: tuple[Piece, ...] = ()
     fill: tuple[Piece, ...] = ()
     short: Mapping[Piece, str] = field(default_factory=dict)
+    never: frozenset[Piece] = frozenset()
 
 
 def wanted(desired: Desired) -> frozenset[Piece]:
@@ -65,20 +69,24 @@ def ram_steps(
 ) -> RamSteps:
     """What to do in RAM.
 
-    `sizes` has the bytes that wanted copies still take, where they are complete on disk; others wait.
+    `sizes` has the bytes that wanted copies still take, where they are complete on disk; others wait. And
+    those of copies that are here: what is given back once nobody uses them.
     """
     drop = tuple(sorted(set(copies) - set(want) - set(in_use)))
     if drop:
         return RamSteps(drop=drop)  # room is known again once they are gone
-    fill, short = [], {}
+    fill, short, never = [], {}, set()
+    later = room + sum(sizes.get(piece, 0) for piece in set(copies) - set(want))
     for piece in sorted(set(want) - set(linked), key=lambda p: (sizes.get(p, 0), p)):
         if piece not in sizes:
             continue
         if sizes[piece] <= room:
-            room -= sizes[piece]
+            room, later = room - sizes[piece], later - sizes[piece]
             fill.append(piece)
         else:
             short[piece] = (
                 f"{piece.release} {piece.dataset} takes {sizes[piece]} bytes of RAM, {room} are free"
             )
-    return RamSteps(fill=tuple(fill), short=short)
+            if sizes[piece] > later:
+                never.add(piece)
+    return RamSteps(fill=tuple(fill), short=short, never=frozenset(never))

@@ -116,6 +116,7 @@ class RamPolicy(StrEnum):
     """What happens where a new RAM copy does not fit beside the old one."""
 
     VIA_DISK = "via-disk"
+    DRAIN_NODE = "drain-node"
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,6 @@ def parse_confirm(text: str) -> Confirm:
 
 def parse_ram(text: str) -> RamPolicy:
     """What happens where RAM is short; raises `Usage`."""
-    if text == "drain-node":
-        raise Usage("ram 'drain-node' is not supported by this version; use via-disk")
     return _word(RamPolicy, "ram", text)
 
 

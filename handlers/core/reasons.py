@@ -15,6 +15,13 @@ class Reason(StrEnum):
     HALTED = "stays as it is: {release} is {verdict}: {why}"
     INCOMPLETE = "waits until {release} is complete on this node"
     FILLING = "waits until {release} is in RAM"
+    AWAITS_RAM = "stays out until its release is in RAM; others still use the old copy, or it is being filled"
+    TOO_LARGE = "stays as it is: {numbers}, and nothing can make room"
+    RAM_SHARED = "waits: {numbers}; the old copy is used by {who}, which moves off by itself"
+    TOGETHER = (
+        "waits: {numbers}; {count} instances here must be out at once, {out} are out for a reload and "
+        "{sick} not in service, of {budget} allowed"
+    )
     FROZEN = "stays as it is: instances of this service keep what they started with"
     PAUSED = "stays as it is: rollouts of this service are paused"
     TURN = "waits for its turn: {why}"

@@ -22,18 +22,24 @@ from handlers.core.names import Channel, InstanceKey
 from handlers.core.reasons import Reason
 from handlers.core.version import ReleaseId, Version
 
+DRAIN_NODE = "drain-node"  # policy.RamPolicy
+
 
 @dataclass(frozen=True)
 class Goal:
     """What an instance should run now; `media` are the `<alias>/<dataset>` of it that are in RAM.
 
-    `channels` are those of `releases`: an alias may be given another channel, which names its versions alike.
+    `drain`: the numbers, when the node's users of RAM have to be out together for it (`drain-node`).
+    `awaits_ram`: it stays out until RAM has it. `channels` are those of `releases`: an alias may be given
+    another channel, which names its versions alike.
     """
 
     releases: Mapping[str, Version]
     reason: str = ""
     media: Mapping[str, str] = field(default_factory=dict)
     channels: Mapping[str, Channel] = field(default_factory=dict)
+    drain: str = ""
+    awaits_ram: bool = False
 
     @staticmethod
     def of(releases: Mapping[str, ReleaseId], reason: str = "") -> Goal:
@@ -274,10 +280,21 @@ def _confirm(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -
     if facts.confirmed is None:
         return Next(Do.NOTHING, replace(state, reason=Reason.CANNOT_SEE.say()))
     if not facts.confirmed:
-        return Next(Do.NOTHING, _ready(state, Reason.RETURNING.say()))
+        return _confirmed(state, aim, facts, plan)
     if facts.phase_s > plan.deadline_s:
         return _halt(state, aim, Reason.NOT_CONFIRMED.say(seconds=facts.phase_s, seen=facts.confirmed))
     return Next(Do.NOTHING, replace(state, reason=Reason.CONFIRMING.say(seen=facts.confirmed)))
+
+
+def _confirmed(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> Next:
+    """Back into service; with `drain-node` only once it has loaded from RAM, as long as there is time."""
+    if plan.ram == DRAIN_NODE and facts.phase_s <= plan.deadline_s:
+        if aim.media.keys() - state.media.keys():
+            # it has let go of the old copy, and the new one is there: load once more, from RAM
+            return Next(Do.NOTHING, replace(state, step=Step.FLIP, reason=Reason.RELOADING.say()))
+        if aim.awaits_ram and not state.back:
+            return Next(Do.NOTHING, replace(state, reason=Reason.AWAITS_RAM.say()))
+    return Next(Do.NOTHING, _ready(state, Reason.RETURNING.say()))
 
 
 def _ready(state: InstanceState, reason: str) -> InstanceState:

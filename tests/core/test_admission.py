@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.core.admission import Admit, Blocked, Member, Repair, admission
+from handlers.core.admission import Admit, Blocked, Member, Repair, admission, admission_together
 from handlers.core.budget import Budget
 from handlers.core.model import SlotEntry
 
@@ -82,3 +82,37 @@ def test_admitted_only_within_the_budget(
         assert members[me].in_service
         assert len(away | sick | {me}) <= budget.of(len(away | sick | well | {me}))
     assert isinstance(answer, Repair) == (members[me].in_service is False)
+
+
+@pytest.mark.parametrize(
+    ("budget", "others", "allowed"),
+    [
+        pytest.param(2, {}, True, id="just enough"),
+        pytest.param(1, {}, False, id="too small for both"),
+        pytest.param(2, {"n2.c": Member("n2", False, True)}, False, id="another one is sick"),
+        pytest.param(3, {"n2.c": Member("n2", False, True)}, True, id="and counted"),
+        pytest.param(2, {"n9.c": Member("n9", False, True)}, True, id="a dead node is not"),
+        pytest.param(
+            "50%", {"n2.c": Member("n2", True, True), "n2.d": Member("n2", True, True)}, True, id="share"
+        ),
+    ],
+)
+def test_several_go_out_together_or_not_at_all(
+    budget: int | str, others: dict[str, Member], allowed: bool
+) -> None:
+    mine = {"n1.a": Member("n1", True, True), "n1.b": Member("n1", True, True)}
+
+    answer = admission_together(list(mine), {}, {**mine, **others}, ["n9"], Budget(budget), "9 bytes")
+
+    assert isinstance(answer, Admit) is allowed
+    if isinstance(answer, Blocked):
+        assert answer.reason.startswith("waits: 9 bytes; 2 instances here must be out at once")
+
+
+def test_nobody_goes_out_together_with_one_that_cannot_be_seen() -> None:
+    mine = {"n1.a": Member("n1", True, True), "n1.b": Member("n1", None, True)}
+
+    answer = admission_together(list(mine), {}, mine, (), Budget(2), "9 bytes")
+
+    assert isinstance(answer, Blocked)
+    assert "n1.b" in answer.reason
