@@ -69,6 +69,27 @@ def test_release_that_does_not_fit_beside_the_old_one_is_taken_by_way_of_the_dis
     harm.await_running(V2)  # one that has just loaded it from RAM is still on its way back
 
 
+def test_node_is_drained_for_a_service_that_must_not_read_from_disk(harm: Scene) -> None:
+    config = harm.cluster.node("n1").config
+    config.write_text(config.read_text().replace('class = "RAM"', f'class = "RAM"\nbudget_bytes = {BUDGET}'))
+    fill_up(harm, V1)
+    fill_up(harm, V2)
+    harm.publish(V1)
+    harm.subscribe("--confirm", "http://:/version#version", "--ram", "drain-node", "--max-unavailable", "2")
+    replicas = harm.start("n1", "n1")
+    harm.await_running(V1)
+    until("it is in RAM", lambda: link(harm, V1).is_relative_to(ram_copy(harm, V1).resolve()))
+
+    harm.publish(V2)
+
+    harm.await_running(V2)
+    for replica in replicas:
+        # as soon as it is back: it was never in service with what lies on disk
+        assert reads_from_ram(harm, replica)
+    assert link(harm, V2).is_relative_to(ram_copy(harm, V2).resolve())
+    assert not ram_copy(harm, V1).exists()
+
+
 def reads_from_ram(scene: Scene, replica: Replica) -> bool:
     """The replica has loaded the dataset from memory."""
     state = scene.state(replica)
