@@ -183,7 +183,7 @@ def _space(variables: Mapping[str, str]) -> Iterator[Finding]:
         place = path if path.is_dir() else own.root
         kind = "link" if path.is_symlink() else "memory" if in_memory(place.stat().st_dev) else "disk"
         total = shutil.disk_usage(place).total
-        yield checks.volume_place(name, str(path), kind, info.budget_bytes, total)
+        yield checks.volume_place(name, str(path), kind, info, total)
         yield checks.volume(name, str(place), _free(place), info.reserve_bytes)
 
 

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
+from handlers.core.model import RAM, VolumeInfo
 from hydra_cli.output import size, span
 
 OLDEST_CONSUL = (1, 14)  # 64 operations in a transaction before; single-key waits that wake at every write
@@ -115,14 +116,17 @@ def volume(name: str, path: str, free: int, reserve: int) -> Finding:
     return Finding(what, Level.OK, f"{size(free)} free on {path}")
 
 
-def volume_place(name: str, path: str, kind: str, budget: int, total: int) -> Finding:
-    """Whether a volume is where it should be: `kind` is `link`, `memory`, `disk` or empty (not there yet)."""
+def volume_place(name: str, path: str, kind: str, info: VolumeInfo, total: int) -> Finding:
+    """Whether a volume is where it should be: `kind` is `link`, `memory` or `disk`."""
     what = f"volume ({name})"
     if kind == "link":
         return Finding(what, Level.FAIL, f"{path} is a link", "make it a folder, or mount the disk there")
-    if budget > total:
-        text = f"its budget is {size(budget)}, and {path} has {size(total)}"
+    if info.budget_bytes > total:
+        text = f"its budget is {size(info.budget_bytes)}, and {path} has {size(total)}"
         return Finding(what, Level.FAIL, text, f"lower volumes.{name}.budget_bytes (hydra node volumes)")
+    if info.cls == RAM and kind == "disk":
+        advice = "mount a tmpfs there (hydra node volumes): now it only takes room from the disk"
+        return Finding(what, Level.WARN, f"its class is {RAM}, and {path} is no memory", advice)
     return Finding(what, Level.OK, f"{path} is in memory" if kind == "memory" else f"{path} is on disk")
 
 

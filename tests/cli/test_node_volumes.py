@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from handlers.core.model import DISK, RAM
+from handlers.core.model import DISK, RAM, VolumeInfo
 from handlers.core.volumes import parse_volumes
 from hydra_cli.doctor_checks import Level, volume_place
 from tests.cli.desk import Desk
@@ -24,7 +24,12 @@ def test_proposal_is_a_configuration_as_it_stands(desk: Desk, tmp_path: Path) ->
 
 
 def test_doctor_names_a_volume_that_is_not_as_it_should_be() -> None:
-    assert volume_place("disk", "/x", "disk", 5, 10).level is Level.OK
-    assert "is a link" in volume_place("disk", "/x", "link", 5, 10).text
-    assert volume_place("disk", "/x", "link", 5, 10).level is Level.FAIL
-    assert "its budget is" in volume_place("disk", "/x", "disk", 11, 10).text
+    disk, ram = VolumeInfo(cls=DISK, budget_bytes=5), VolumeInfo(cls=RAM)
+
+    assert volume_place("disk", "/x", "disk", disk, 10).level is Level.OK
+    assert volume_place("ram", "/x", "memory", ram, 10).level is Level.OK
+    assert volume_place("disk", "/x", "link", disk, 10).level is Level.FAIL
+    assert "is a link" in volume_place("disk", "/x", "link", disk, 10).text
+    assert "its budget is" in volume_place("disk", "/x", "disk", disk, 4).text
+    assert "is no memory" in volume_place("ram", "/x", "disk", ram, 10).text
+    assert volume_place("ram", "/x", "disk", ram, 10).level is Level.WARN
