@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -31,6 +32,16 @@ hydra get prod/search/places data/places -o json
 _LOOK_S = 0.2
 
 
+@dataclass(frozen=True)
+class Wish:
+    """The release to fetch: header, its digest, list of files."""
+
+    release: ReleaseId
+    digest: str
+    header: Release
+    manifest: Manifest
+
+
 @command("get", codes=(5, 7, 9, 11), examples=EXAMPLES)
 @click.argument("name", metavar="CHANNEL[@VERSION]")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
@@ -50,24 +61,20 @@ def get(context: Context, name: str, folder: Path, streams: int) -> None:
     kv, objects = context.kv(channel.env), context.objects(channel.env)
     release = ReleaseId.of(channel, Version.parse(wanted) if at else _followed(kv, channel))
     with opened(folder, channel) as target:
-        header, manifest, digest = _bodies(kv, objects, release, target)
-        target.begin(release, digest, header.datasets)
-        lacking = target.lacks(manifest)
-        fetched = _fill(
-            context.screen, objects, target, (release, digest, header, manifest), lacking, streams
-        )
-        target.end(release, header.datasets)
-    files, total = (
-        sum(d.files for d in header.datasets.values()),
-        sum(d.bytes for d in header.datasets.values()),
-    )
+        wish = _wish(kv, objects, release, target)
+        target.begin(release, wish.digest, wish.header.datasets)
+        lacking = target.lacks(wish.manifest)
+        fetched = _fill(context.screen, objects, target, wish, lacking, streams)
+        target.end(release, wish.header.datasets)
+    datasets = wish.header.datasets
+    files, total = sum(d.files for d in datasets.values()), sum(d.bytes for d in datasets.values())
     done = f"{size(fetched)} fetched" if lacking else "complete already"
     text = f"{release}: {files} files, {size(total)} in {folder} ({done})"
     data = {
         "channel": channel,
         "version": release.version,
         "folder": str(folder),
-        "datasets": {n: str(folder / n) for n in sorted(header.datasets)},
+        "datasets": {n: str(folder / n) for n in sorted(datasets)},
         "files": files,
         "bytes": total,
         "fetched_bytes": fetched,
@@ -90,8 +97,8 @@ def _followed(kv: KV, channel: Channel) -> Version:
     return version
 
 
-def _bodies(kv: KV, objects: Objects, release: ReleaseId, target: GetFolder) -> tuple[Release, Manifest, str]:
-    """Header and list of files, and the digest of the header."""
+def _wish(kv: KV, objects: Objects, release: ReleaseId, target: GetFolder) -> Wish:
+    """The documents of a release, checked as a node does it."""
     key = keys.release(release.channel, release.version)
     entry, _ = kv.get(key)
     if entry is None:
@@ -107,14 +114,14 @@ def _bodies(kv: KV, objects: Objects, release: ReleaseId, target: GetFolder) -> 
     manifest = bodies.manifest(release, header) if header else None
     assert header is not None
     assert manifest is not None
-    return header, manifest, hold.digest
+    return Wish(release, hold.digest, header, manifest)
 
 
 def _fill(
     screen: Screen,
     objects: Objects,
     target: GetFolder,
-    wanted: tuple[ReleaseId, str, Release, Manifest],
+    wish: Wish,
     lacking: list[str],
     streams: int,
 ) -> int:
@@ -122,16 +129,16 @@ def _fill(
     from handlers.adapters.link import Link
     from handlers.adapters.transfer import Transfer
 
-    release, digest, header, manifest = wanted
+    release = wish.release
     complete = {piece.dataset for piece in target.volumes.inventory().complete if piece.release == release}
     places = {dataset: VOLUME for dataset in lacking if dataset not in complete}
-    _check_room(target, release, manifest, places)
+    _check_room(target, release, wish.manifest, places)
     wake = threading.Event()
     transfer = Transfer(
         release,
-        digest,
-        header,
-        manifest,
+        wish.digest,
+        wish.header,
+        wish.manifest,
         places,
         target.volumes,
         objects,
