@@ -59,6 +59,7 @@ COMMANDS = {
     ),
     "deregister": ("hydra_cli.register", "deregister", "Take a registered instance away."),
     "status": ("hydra_cli.status", "status", "Show what is wrong, then channels, services and nodes."),
+    "why": ("hydra_cli.why", "why", "Say in one sentence what an instance waits for."),
     "view": ("hydra_cli.view", "view", "Show what each instance of a service uses, and where its view is."),
     "rollout": ("hydra_cli.rollout", "rollout", "Watch and control how instances of a service are moved."),
     "node": ("hydra_cli.node", "node", "List, show, cordon and forget nodes; run Hydra on one."),

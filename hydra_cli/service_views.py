@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from handlers.core.errors import Usage
 from handlers.core.model import Ready, ServicePlan, Step, Verdict
-from handlers.core.names import Service
+from handlers.core.names import Service, segment
 from handlers.core.targets import standing_verdict
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import Replica, ServiceFacts, World
@@ -100,6 +101,21 @@ def of(world: World, name: Service, now: datetime) -> OneService:
         plan=plan,
         wanted=_wanted(world, facts),
     )
+
+
+def find(world: World, name: Service, now: datetime, instance_id: str | None) -> OneService:
+    """The service, with the one instance if it is named; raises `Usage` when there is no such thing."""
+    one = of(world, name, now)
+    if one.facts.subscription is None and not (one.live or one.dead):
+        raise Usage(f"there is no service {name}: it has neither a subscription nor instances")
+    if not instance_id:
+        return one
+    keep = {instance_id, segment(instance_id)}
+    live, dead = ([r for r in some if {r.instance.id, r.key.segment} & keep] for some in (one.live, one.dead))
+    if not (live or dead):
+        ids = sorted(r.instance.id for r in [*one.live, *one.dead])
+        raise Usage(f"{name} has no instance {instance_id!r}; it has {', '.join(ids) or 'none'}")
+    return replace(one, live=live, dead=dead)
 
 
 def _wanted(world: World, service: ServiceFacts) -> frozenset[ReleaseId]:

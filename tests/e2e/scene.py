@@ -355,13 +355,22 @@ class Scene:
         for replica in replicas or self.replicas:
             until(f"{replica.id} runs {version}", partial(self.runs, replica, version), limit_s)
 
+    def programs(self, node: str) -> list[Process]:
+        """All processes of Hydra that run now on a node, or on the planner."""
+        found = processes.marked(MARK, self.cluster._backbone.mark)
+        return [p for p in found if f"HYDRA_NODE={node}".encode() in _part_of(p, "environ")]
+
+    def command(self, process: Process) -> str:
+        """The command line of a process; empty when it has ended."""
+        return b" ".join(_part_of(process, "cmdline")).decode()
+
     def running(self, node: str, handler: str) -> list[Process]:
         """The processes of one handler that run now on a node, or on the planner."""
-        found = processes.marked(MARK, self.cluster._backbone.mark)
-        own = [p for p in found if f"HYDRA_NODE={node}".encode() in _part_of(p, "environ")]
         ending = [b"handlers.main", handler.encode(), b""]
         return [
-            p for p in own if _part_of(p, "cmdline")[-3:] == ending and b"watch" not in _part_of(p, "cmdline")
+            p
+            for p in self.programs(node)
+            if _part_of(p, "cmdline")[-3:] == ending and b"watch" not in _part_of(p, "cmdline")
         ]
 
     def run_handlers(self) -> None:
