@@ -9,6 +9,7 @@ away), then to the KV. While `meta` is missing, the KV was wiped or never set up
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -17,12 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers import log
+from handlers.adapters.ledger import Ledger
 from handlers.adapters.ports import Cas, Entry, Listing, Lock
 from handlers.context import Context, agent_name
 from handlers.core import codec, keys
+from handlers.core.acceptance import RECOVER
 from handlers.core.discovery import Discovery, Reading, Registered, discover
 from handlers.core.errors import Conflict, HydraError, Malformed
-from handlers.core.model import FORMAT, Instance, Instances, NodeInfo, count
+from handlers.core.model import FORMAT, Desired, Instance, Instances, NodeInfo, count
 from handlers.core.names import InstanceKey
 from handlers.podwatch import PodReader, PodReading
 from handlers.runner import Runner, command
@@ -199,12 +202,25 @@ class Discoverer:
         catalog, _ = self._kv.get_json(self._services_path(), {"consistent": ""})
         mine, _ = self._kv.get_json("agent/services")
         by_hand, alarms = _by_hand(node.entries.get(keys.registrations(self._ctx.node)))
+        if self._is_behind():
+            by_hand, alarms = None, (f"the KV is behind this node, and no instance is dropped; {RECOVER}",)
         ids = None if mine is None else frozenset(mine)
         pods = self._pods.reading() if self._pods else PodReading(instances={})
         reading = Reading(
             catalog=_rows(catalog), agent_ids=ids, by_hand=by_hand, pods=pods.instances, ended=pods.ended
         )
         return _World(reading, node, (*alarms, *pods.alarms))
+
+    def _is_behind(self) -> bool:
+        """Whether the KV was restored, wiped or exchanged: what operators registered may be missing in it."""
+        applied = Ledger(self._local, self._ctx.settings.limits.retry_s).generation()
+        if not applied:
+            return False
+        key = keys.desired(self._ctx.node)
+        entry, _ = self._kv.get(key)
+        with contextlib.suppress(Malformed):  # sync says so
+            return entry is None or codec.decode(Desired, entry.value, key).generation < applied
+        return True
 
     def _services_path(self) -> str:
         return f"catalog/node-services/{self._agent or agent_name(self._kv, self._local)}"

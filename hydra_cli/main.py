@@ -62,6 +62,11 @@ COMMANDS = {
     "why": ("hydra_cli.why", "why", "Say in one sentence what an instance waits for."),
     "view": ("hydra_cli.view", "view", "Show what each instance of a service uses, and where its view is."),
     "rollout": ("hydra_cli.rollout", "rollout", "Watch and control how instances of a service are moved."),
+    "recover": (
+        "hydra_cli.recover",
+        "recover",
+        "End the hold after Consul's KV was restored from an older state, wiped, or exchanged.",
+    ),
     "node": ("hydra_cli.node", "node", "List, show, cordon and forget nodes; run Hydra on one."),
     "verify": (
         "hydra_cli.verify",

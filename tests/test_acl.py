@@ -102,7 +102,7 @@ OWN = {
     "planner": [*PLANNED, *REMOVED_BY_RETAIN],
     "publisher": releases(CHANNEL),
     "publisher-of-all": [*releases(CHANNEL), *releases(SIBLING), *ORDERS[:3]],
-    "operator": [keys.META, *ORDERS, *OPENED_BESIDE],
+    "operator": [keys.META, keys.verdicts(SERVICE), *ORDERS, *OPENED_BESIDE],
     "reader": [],
     "agent": [],
 }

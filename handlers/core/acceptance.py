@@ -14,6 +14,8 @@ from handlers.core.model import Dataset, Desired, File, Hold, Manifest, Release
 from handlers.core.names import check_path
 from handlers.core.version import ReleaseId
 
+RECOVER = "hydra recover shows what is missing, and ends this"
+
 
 class Held(HydraError):
     """Not taken over; the text says why, for `actual.alarms`."""
@@ -41,14 +43,13 @@ def accept(
     if desired.generation < applied:
         raise Held(
             f"{where}: generation {desired.generation} is behind {applied}, which was applied here: "
-            f"the KV was restored from an older state; to go on with it, put generation_floor {applied} "
-            f"or more into meta"
+            f"the KV was restored from an older state; {RECOVER}"
         )
     if desired.generation == applied and raw != last and _generation(last) == applied:
         # a planner that knows only a restored KV counts on from there, and meets numbers that were given out
         raise Held(
             f"{where}: generation {applied} was applied here with another content: the KV was restored "
-            f"from an older state and planned anew; put generation_floor in meta above what all nodes applied"
+            f"from an older state and planned anew; {RECOVER}"
         )
     return desired
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from handlers.core.acceptance import RECOVER
 from handlers.core.claims import BRAKED, Holds, Home, Ledger, claims, lost, ram, with_crowds
 from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, Rollout, ServicePlan, Subscription
 from handlers.core.names import Channel, Service
@@ -49,7 +50,9 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
     written = highest_generation(world)
     if reason := behind(world, written, remembered):
         alarms = [*world.alarms, Alarm(object="meta", text=f"planning is held: {reason}")]
-        return Plan(alarms=_alarms(alarms, world.published.generation), generation=written, held=reason)
+        seen = max([remembered, *(n.actual.generation for n in world.nodes.values() if n.actual)])
+        told = dataclasses.replace(_alarms(alarms, world.published.generation), seen=seen)
+        return Plan(alarms=told, generation=written, held=reason)
     homes, alarms = _homes(world)
     ledger, found = _ledger(world, homes, now)
     holds, braked = _holds(homes, ledger, brake_share)
@@ -87,7 +90,7 @@ def behind(world: World, written: int, remembered: int) -> str:
     if "meta" in world.unreadable:
         return "meta does not parse"
     if world.meta is None:
-        return "meta is missing, so KV was never set up (hydra init) or is wiped (restore a snapshot)"
+        return "meta is missing, so KV was never set up (hydra init) or is wiped (hydra recover)"
     seen = [
         (node.actual.generation, f"node {node.name} has applied")
         for node in world.nodes.values()
@@ -98,7 +101,7 @@ def behind(world: World, written: int, remembered: int) -> str:
         return ""
     return (
         f"{who} generation {highest}, KV knows only {written}: it was restored from an older state "
-        f"(to go on with it, put generation_floor {highest} into meta)"
+        f"({RECOVER})"
     )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import time
+from functools import partial
+
 import pytest
 
-from handlers.adapters.ports import Delete
+from handlers.adapters.ports import Delete, Set
 from handlers.adapters.txn import split
-from handlers.core import keys
-from handlers.core.model import Alarms
-from tests.e2e.scene import V1, V2, Scene, until
+from handlers.core import codec, keys
+from handlers.core.model import Alarms, Desired, Meta
+from tests.e2e.conftest import QUICK
+from tests.e2e.scene import V1, V2, V3, Scene, until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -52,7 +57,8 @@ def test_kv_restored_from_an_older_snapshot_changes_nothing_on_nodes_and_raises_
     assert all_is_well(harm, loads)
     alarms = harm.document(Alarms, keys.ALARMS)
     assert alarms
-    assert any("generation_floor" in alarm.text for alarm in alarms.alarms)
+    assert any("hydra recover" in alarm.text for alarm in alarms.alarms)
+    recovered(harm, loads)
 
 
 def test_kv_that_was_wiped_changes_nothing_on_nodes_and_raises_an_alarm(harm: Scene) -> None:
@@ -65,6 +71,63 @@ def test_kv_that_was_wiped_changes_nothing_on_nodes_and_raises_an_alarm(harm: Sc
     until("status says it", lambda: "meta: is missing" in harm.troubles())
     harm.run_handlers()
     assert all_is_well(harm, loads)
+    recovered(harm, loads)
+
+
+def test_kv_of_another_cluster_changes_nothing_on_nodes_until_it_is_recovered(harm: Scene) -> None:
+    """All that the nodes find there is a `meta`, as `hydra init` writes it; one replica is known by hand."""
+    loads = two_releases(harm)
+    (by_hand,) = harm.start("n2")
+    harm.await_running(V2)
+    loads[by_hand.id] = harm.answer(by_hand)[1]["loads"]
+    kv = harm.cluster.kv()
+    fresh = codec.encode(Meta(environments=("dev",)))
+
+    for batch in split([Delete(key) for key in kv.list(keys.ROOT).entries if key != keys.META]):
+        kv.txn(batch)
+    kv.txn([Set(keys.META, fresh)])
+
+    until("an alarm tells of it", lambda: "hydra recover" in harm.troubles())
+    harm.run_handlers()
+    time.sleep(2 * QUICK["drop_after_s"])  # in which an instance that nobody registers is dropped
+    assert all_is_well(harm, loads)
+    recovered(harm, loads, "n2")
+
+
+def recovered(scene: Scene, loads: dict[str, int], node: str = "n1") -> None:
+    """`hydra recover` ends the hold; nobody was touched meanwhile, and the next release goes ahead."""
+    root = str(scene.cluster.root(node))
+    until("the KV is seen to be behind", partial(_holds, scene))
+    shown = scene.hydra("recover", "--from", root, code=3)
+    assert V2 in shown
+    scene.hydra("recover", "--from", root, "--yes")
+    assert "the KV has all that this node knows" in scene.hydra("recover", "--from", root)
+    assert "hold" in scene.hydra("recover", code=3)
+    scene.hydra("recover", "--yes")
+
+    until("nodes take over what is planned", partial(_is_planned, scene))
+    assert "the KV is not behind the nodes" in scene.hydra("recover")
+    assert all_is_well(scene, loads)
+    assert "hydra recover" not in scene.troubles()
+    scene.publish(V3)
+    scene.await_running(V3)
+    assert all(scene.answer(r)[1]["loads"] == loads[r.id] + 1 for r in scene.replicas)
+
+
+def _holds(scene: Scene) -> bool:
+    """All nodes have said what they applied."""
+    seen = json.loads(scene.hydra("recover", "-o", "json", code=3))
+    return bool(seen["holds"] and seen["generation"]["nodes"] and not seen["silent"])
+
+
+def _is_planned(scene: Scene) -> bool:
+    for node in {replica.node for replica in scene.replicas}:
+        desired, actual = scene.document(Desired, keys.desired(node)), scene.actual(node)
+        if not (desired and actual and scene.service in desired.services):
+            return False
+        if actual.generation != desired.generation or actual.alarms:
+            return False
+    return True
 
 
 def test_prefixes_that_vanish_one_by_one_change_nothing_on_nodes(harm: Scene) -> None:

@@ -193,10 +193,14 @@ class Alarm(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Alarms(Doc):
-    """`alarms`, written by plan; `generation` is the highest that it announced, also to nodes now gone."""
+    """`alarms`, written by plan; `generation` is the highest that it announced, also to nodes now gone.
+
+    `seen`: while planning is held, the highest one that any node or this planner knows of.
+    """
 
     alarms: tuple[Alarm, ...] = ()
     generation: int = 0
+    seen: int = 0
 
     def title(self) -> str:
         return count(len(self.alarms), "alarm") if self.alarms else "No alarm"
