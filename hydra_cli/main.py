@@ -32,6 +32,7 @@ COMMANDS = {
         "Download one release of a channel into a folder.",
     ),
     "channel": ("hydra_cli.channel", "channel", "List, show and change channels."),
+    "diff": ("hydra_cli.diff", "diff", "Show which datasets and files are added, removed and changed."),
     "history": ("hydra_cli.history", "history", "Show who changed what, newest first."),
     "rollback": (
         "hydra_cli.reject",

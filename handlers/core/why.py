@@ -56,7 +56,7 @@ def _of_state(
     if state is None:
         return Reason.NOT_TAKEN_UP.say()
     aliases = plan.aliases if plan else {}
-    if node.cordon and Reason.PAUSED.told_in(state.reason):
+    if node.cordon and (Reason.PAUSED.told_in(state.reason) or Reason.INCOMPLETE.told_in(state.reason)):
         return Reason.CORDONED.say(
             who=node.cordon.who or "somebody", why=node.cordon.why or "no reason given"
         )

@@ -368,8 +368,8 @@ def test_node_whose_reload_is_dead_is_named(harm: Scene) -> None:
                 process.send(signal.SIGKILL)
         harm.publish(V2)
         await_why(harm, replica, Reason.NOT_BEGUN)
-        (fresh,) = harm.start("n1")
-        await_why(harm, fresh, Reason.NOT_TAKEN_UP)
+        harm.hydra("register", harm.service, "nightly", "--node", "n1")
+        await_why(harm, "nightly", Reason.NOT_TAKEN_UP)
     harm.await_running(V2)
 
     harm.cluster.restore(older)
