@@ -6,6 +6,7 @@
     Consul catalog                        ->  discover -> nodes/<node>/instances, nodes/<node>/alive
     rollouts/                             ->  judge   ->  verdicts/         (checks canaries)
     channels/ settings, tombstones        ->  retain  ->  deletes what retention allows
+    everything                            ->  record  -> served/, recorded/, audit/, [notify]
     a timer                               ->  resync  ->  calls the same handlers again
 
 Each handler reads the world once, asks `handlers.core` what to do, does it in small idempotent steps

@@ -29,6 +29,7 @@ HANDLERS = {
     "retain": "delete what retention and tombstones allow",
     "discover": "keep nodes/<node>/instances and /alive true; runs until it is ended",
     "enroll": "subscribe services as their Kubernetes workloads say; runs until it is ended",
+    "record": "note who serves what and what was changed by hand, tell [notify]; runs until it is ended",
     "resync": "run the other handlers of this node from time to time; runs until it is ended",
 }
 USAGE = """Usage: hydra-handler HANDLER

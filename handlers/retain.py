@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from handlers import log, plan
@@ -48,7 +48,7 @@ def run(ctx: Context) -> str:
     return _summary(found)
 
 
-def _look(ctx: Context, audit: Iterable[str]) -> tuple[World, Retention]:
+def _look(ctx: Context, audit: Collection[str]) -> tuple[World, Retention]:
     """The world as it is now, and what may go from it."""
     world = snapshot.load(ctx.kv, *snapshot.EVERYTHING)
     remembered = plan.Memory.read(ctx.local).generation
@@ -62,7 +62,7 @@ def _audit(ctx: Context) -> list[str]:
     now = time.monotonic()
     if 0 <= now - _audited(ctx.local) < AUDIT_EVERY_S:
         return []
-    found = list(ctx.kv.list(keys.AUDIT).entries)
+    found = [key for prefix in (keys.AUDIT, keys.SERVED) for key in ctx.kv.list(prefix).entries]
     ctx.local.write(AUDITED, repr(now).encode())
     return found
 

@@ -54,6 +54,21 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Notify:
+    """`[notify]` of a planner: whom to tell of which `events`; an instance is stuck after so many seconds."""
+
+    command: tuple[str, ...] = ()
+    url: str = ""
+    events: tuple[str, ...] = ("published", "halted", "returned", "stuck")
+    stuck_after_s: float = 900.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anybody to tell."""
+        return bool(self.command or self.url)
+
+
+@dataclass(frozen=True)
 class Settings:
     """What a process on a node knows about itself. `node` may be empty: then the agent's node name counts.
 
@@ -74,6 +89,7 @@ class Settings:
     prometheus_url: str = ""
     kubernetes: bool = False
     environment: str = ""
+    notify: Notify = Notify()
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -90,7 +106,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         raise Malformed(f"HYDRA_CONFIG: no file {path}")
     else:
         table = {}
-    tables = {"limits", "volumes", "labels", "sources", "supervisor", "commands", "prometheus"}
+    tables = {"limits", "volumes", "labels", "sources", "supervisor", "commands", "prometheus", "notify"}
     known = tables | {"node", "root", "kubernetes"}
     if unknown := set(table) - known:
         raise Malformed(f"{path}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
@@ -109,6 +125,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         prometheus_url=str(table.get("prometheus", {}).get("url", "")),
         kubernetes=_switch(environ.get("HYDRA_KUBERNETES", ""), table.get("kubernetes", False)),
         environment=environ.get("HYDRA_ENV", ""),
+        notify=_notify(table.get("notify", {}), path),
     )
 
 
@@ -146,3 +163,25 @@ def _commands(table: Mapping[str, Any], path: Path) -> dict[str, tuple[str, ...]
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
             raise Malformed(f"{path}: commands.{name}: must be a list of texts, the program first")
     return {str(name): tuple(words) for name, words in table.items()}
+
+
+def _notify(table: Mapping[str, Any], path: Path) -> Notify:
+    """`[notify] command = ["…"], url = "https://…", events = ["halted"], stuck_after_s = 900`."""
+    usual = Notify()
+    if unknown := table.keys() - {f.name for f in fields(Notify)}:
+        raise Malformed(f"{path}: notify: unknown {', '.join(sorted(unknown))}")
+    command, events = table.get("command", ()), table.get("events", usual.events)
+    for name, words in (("command", command), ("events", events)):
+        if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word for word in words):
+            raise Malformed(f"{path}: notify.{name}: must be a list of words")
+    if wrong := set(events) - set(usual.events):
+        raise Malformed(
+            f"{path}: notify.events: {', '.join(sorted(wrong))} is none of {', '.join(usual.events)}"
+        )
+    url = str(table.get("url", ""))
+    if url and not url.startswith(("http://", "https://")):
+        raise Malformed(f"{path}: notify.url: must begin with http:// or https://")
+    after_s = table.get("stuck_after_s", usual.stuck_after_s)
+    if not isinstance(after_s, (int, float)) or isinstance(after_s, bool) or after_s <= 0:
+        raise Malformed(f"{path}: notify.stuck_after_s: must be a number of seconds above 0")
+    return Notify(tuple(command), url, tuple(events), float(after_s))

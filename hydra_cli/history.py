@@ -1,20 +1,22 @@
-"""`hydra history`: who changed what, from the audit entries that every change leaves."""
+"""`hydra history`: who changed what, from the audit entries of every change; and who served what (`--at`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
 from handlers.adapters.ports import KV, Entry
 from handlers.core import codec, keys
-from handlers.core.errors import Malformed
-from handlers.core.model import Audit
+from handlers.core.errors import Malformed, Usage
+from handlers.core.model import Audit, Served
 from handlers.core.names import segment
+from handlers.core.served import at
 from hydra_cli.context import Context, Named, Node, object_name
-from hydra_cli.options import command
+from hydra_cli.options import Duration, command
 from hydra_cli.output import Block, Table
 
 
@@ -41,19 +43,89 @@ class History:
 hydra history
 hydra history channel/prod/search/places --limit 5
 hydra history node/n1 -o json
+hydra history service/prod/search/completion --at 2026-01-31T12:00
+hydra history --at 2h
 """)  # fmt: skip
 @click.argument("name", metavar="[OBJECT]", required=False)
 @click.option(
     "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many entries."
 )
+@click.option(
+    "--at",
+    "moment",
+    metavar="TIME",
+    help="Show instead who served what then: a time in UTC (2026-01-31T12:00), or how long ago (2h).",
+)
 @click.pass_obj
-def history(context: Context, name: str | None, limit: int) -> None:
-    """Show who changed what, newest first: of one object (channel/…, service/…, node/…), or of all."""
+def history(context: Context, name: str | None, limit: int, moment: str | None) -> None:
+    """Show who changed what, newest first: of one object (channel/…, service/…, node/…), or of all.
+
+    What was changed by hand, without a command, is there within a minute. With --at: which instances ran
+    what at a moment of the last 30 days.
+    """
     kv = context.kv()
+    if moment:
+        context.screen.show(_served(context, kv, name, _moment(moment, context.now())))
+        return
     found = [entry for prefix in _prefixes(context, kv, name) for entry in kv.list(prefix).entries.values()]
     # the last part of the key is the time; the objects before it would sort by name
     found.sort(key=lambda entry: entry.key.rpartition("/")[2], reverse=True)
     context.screen.show(History([_audit(entry) for entry in found[:limit]]))
+
+
+@dataclass(frozen=True)
+class Then:
+    """Who served what at `when`; None: of that service nothing is recorded from so long ago."""
+
+    when: str
+    services: Mapping[str, Mapping[str, str] | None]
+
+    def data(self) -> Mapping[str, Any]:
+        """By service what each instance ran."""
+        return {"at": self.when, "services": self.services}
+
+    def blocks(self) -> Iterator[Block]:
+        """A table."""
+        rows: list[tuple[str, ...]] = []
+        for service, runs in self.services.items():
+            if runs is None:
+                rows.append((service, "", "", "nothing is recorded from then"))
+            for instance, releases in sorted((runs or {}).items()):
+                node, _, name = instance.partition("/")
+                rows.append((service, node, name, releases))
+        yield Table(("SERVICE", "NODE", "INSTANCE", "RAN"), rows, empty="nobody served anything then")
+
+
+def _served(context: Context, kv: KV, name: str | None, when: str) -> Then:
+    prefix = keys.SERVED
+    if name:
+        prefix = f"{keys.SERVED}{context.service(name)}/"
+    documents: dict[str, list[Served]] = {}
+    for key, entry in sorted(kv.list(prefix).entries.items()):
+        service = key.removeprefix(keys.SERVED).rpartition("/")[0]
+        documents.setdefault(service, []).append(codec.decode(Served, entry.value, key))
+    if name and not documents:
+        raise Usage(f"of {context.service(name)} nothing is recorded")
+    return Then(when, {service: at(found, when) for service, found in documents.items()})
+
+
+def _moment(text: str, now: datetime) -> str:
+    """A time as records have it; raises `Usage`."""
+    try:
+        ago = Duration().convert(text, None, None)
+    except click.UsageError:
+        try:
+            then = datetime.fromisoformat(text)
+        except ValueError:
+            raise Usage(
+                f"--at {text!r} is neither a time like 2026-01-31T12:00 nor a duration like 2h"
+            ) from None
+    else:
+        then = now - timedelta(seconds=ago)
+    then = then if then.tzinfo else then.replace(tzinfo=UTC)
+    if then > now:
+        raise Usage(f"--at {text}: is in the future")
+    return then.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _prefixes(context: Context, kv: KV, name: str | None) -> list[str]:

@@ -13,13 +13,13 @@ from handlers.core import codec, keys
 from handlers.core.errors import Malformed, NotTakenOver, Usage
 from handlers.core.model import Pin
 from handlers.core.names import Channel, Service
+from handlers.core.targeting import service_targets, target
 from handlers.core.version import Version
 from handlers.core.world import World
 from hydra_cli.change import Edit, require_channel, require_release
 from hydra_cli.context import Context, Named, Node, object_name
 from hydra_cli.options import WRITES, Duration, VersionType, command
 from hydra_cli.output import Said
-from hydra_cli.targeting import service_targets, target
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from handlers.core import codec, keys
 from handlers.core.errors import Usage
 from handlers.core.model import Pin, Rejected
 from handlers.core.names import Channel
+from handlers.core.targeting import target, targets, without
 from handlers.core.version import Version
 from handlers.core.world import World
 from hydra_cli.change import Edit, require_channel, require_release
 from hydra_cli.context import Context
 from hydra_cli.options import WRITES, VersionType, command
 from hydra_cli.output import Said, Tone
-from hydra_cli.targeting import target, targets, without
 
 
 @command("rollback", codes=WRITES, examples="""

@@ -11,11 +11,11 @@ from typing import Any
 from handlers.core.errors import Usage
 from handlers.core.model import Ready, ServicePlan, Step, Verdict
 from handlers.core.names import Service, segment
+from handlers.core.targeting import service_targets
 from handlers.core.targets import standing_verdict
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import Replica, ServiceFacts, World
 from hydra_cli.output import Block, Cell, Line, Table, Tone, ago
-from hydra_cli.targeting import service_targets
 
 _OF_VERDICT = ("verdict", "reason", "node", "instance")
 STATE_TONES = {Ready.READY: Tone.GOOD, Ready.DRAINING: Tone.WARN, Ready.WAITING: Tone.WARN}

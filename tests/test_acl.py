@@ -53,6 +53,7 @@ PLANNED = [
     keys.ALARMS,
     keys.lock("plan"),
 ]
+RECORDED = [keys.served(SERVICE), keys.recorded("told"), keys.lock("record")]
 ORDERS = [
     keys.channel_pin(CHANNEL),
     keys.rejected(CHANNEL, VERSION),
@@ -74,6 +75,7 @@ EVERYTHING = [
     *releases(CHANNEL),
     *releases(SIBLING),
     *PLANNED,
+    *RECORDED,
     *ORDERS,
     *SHARED,
     *FOREIGN,
@@ -99,7 +101,7 @@ OPENED_BESIDE = [
 ]
 OWN = {
     "node": [*documents("n1"), *SHARED],
-    "planner": [*PLANNED, *REMOVED_BY_RETAIN],
+    "planner": [*PLANNED, *RECORDED, *REMOVED_BY_RETAIN],
     "publisher": releases(CHANNEL),
     "publisher-of-all": [*releases(CHANNEL), *releases(SIBLING), *ORDERS[:3]],
     "operator": [keys.META, keys.verdicts(SERVICE), *ORDERS, *OPENED_BESIDE],

@@ -218,6 +218,25 @@ EXAMPLES: Mapping[str, m.Doc] = {
     "audit/<object>/<time>-<id>": m.Audit(
         object=f"channel/{CHANNEL}", action="pinned", who=WHO, when=WHEN, before="", after=OLD, why="rollback"
     ),
+    "served/<s>/now": m.Served(
+        since="2026-02-01T00:00:01Z",
+        start={f"places {OLD}": ("n1/completion-1", "n2/completion-2")},
+        changes=(m.ServedChange(when=WHEN, releases=f"places {NEW}", instances=("n1/completion-1",)),),
+    ),
+    "recorded/channels": m.Orders(index=1311, seen={f"channels/{CHANNEL}/head": f"1311 {NEW}"}),
+    "recorded/told": m.Told(
+        heads={CHANNEL: NEW},
+        common={f"{SERVICE} places": OLD},
+        waiting={f"n1/{ID}": WHEN},
+        pending=(
+            m.Event(
+                kind="published",
+                object=f"channel/{CHANNEL}",
+                text=f"{CHANNEL}: {NEW} is published by {WHO}, 12473968 bytes",
+                when=WHEN,
+            ),
+        ),
+    ),
 }
 # Registrations look like instances; heads are bare; what a lock or `alive` holds is nobody's business.
 WITHOUT_EXAMPLE = {
@@ -227,6 +246,9 @@ WITHOUT_EXAMPLE = {
     "nodes/<node>/alive",
     "nodes/<node>/registrations",
     "locks/<role>",
+    "served/<s>/<time>",
+    "recorded/services",
+    "recorded/nodes",
 }
 
 

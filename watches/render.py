@@ -102,7 +102,8 @@ def _others(files: Files, programs: Programs, scope: Scope, kubernetes: bool) ->
     resync = Program("resync", _command(*tied, *_handler("resync", programs)))
     if scope == "cluster":
         enroll = Program("enroll", _command(*tied, *_handler("enroll", programs)))
-        return [resync, *([enroll] if kubernetes else [])]
+        record = Program("record", _command(*tied, *_handler("record", programs)))
+        return [record, resync, *([enroll] if kubernetes else [])]
     configs = (f"-config={file}" for file in (files.template_base, files.template_instances))
     template = _command(*_tied("INT", programs), programs.consul_template, *configs)
     return [

@@ -69,7 +69,7 @@ _NOTES: Mapping[str, model.Doc] = {
 }
 """Documents whose key says it all: they count also where a person wrote a bare word into them."""
 _TOP = {"meta": _document(model.Meta), "alarms": _document(model.Alarms)}
-_PASSED = frozenset({"manifests", "locks", "audit"})
+_PASSED = frozenset({"manifests", "locks", "audit", "served", "recorded"})
 
 
 class _Place(NamedTuple):

@@ -27,6 +27,8 @@ DESIRED = f"{ROOT}desired/"
 ACTUAL = f"{ROOT}actual/"
 PROGRESS = f"{ROOT}progress/"
 STATES = f"{ROOT}states/"
+SERVED = f"{ROOT}served/"
+RECORDED = f"{ROOT}recorded/"
 LOCKS = f"{ROOT}locks/"
 AUDIT = f"{ROOT}audit/"
 META = f"{ROOT}meta"
@@ -203,8 +205,18 @@ def states(name: str) -> str:
     return f"{STATES}{segment(name)}"
 
 
+def served(name: Service, stamp: str = "now") -> str:
+    """Who of a service ran what: the record that goes on, or the one that began at `stamp`."""
+    return f"{SERVED}{name}/{stamp}"
+
+
+def recorded(what: str) -> str:
+    """What `record` looked at last: `channels`, `services`, `nodes`, `told`."""
+    return f"{RECORDED}{what}"
+
+
 def lock(role: str) -> str:
-    """The session lock of a cluster role: `plan`, `retain`."""
+    """The session lock of a cluster role: `plan`, `retain`, `record`."""
     return f"{LOCKS}{role}"
 
 

@@ -7,7 +7,7 @@ list of files that lies beside it: Hydra owns nothing there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain
@@ -69,10 +69,12 @@ def keep_and_remove(
     return keep, remove
 
 
-def retention(world: World, audit: Iterable[str], now: datetime) -> Retention:
-    """All that may go. `audit`: the keys of all audit entries."""
+def retention(world: World, history: Collection[str], now: datetime) -> Retention:
+    """All that may go. `history`: the keys of all audit entries, and of who served what."""
+    served = [key for key in history if key.startswith(keys.SERVED)]
+    past = (*_audit(set(history).difference(served), now), *_served(served, now))
     if reason := _blind(world):
-        return Retention(removals=tuple(_audit(audit, now)), held=reason)
+        return Retention(removals=past, held=reason)
     forgotten = {node.segment for node in world.nodes.values() if node.gone}
     named = _named(world)
     removals: list[Removal] = []
@@ -82,7 +84,7 @@ def retention(world: World, audit: Iterable[str], now: datetime) -> Retention:
         removals += _service(world, service, forgotten)
     for node in world.nodes.values():
         removals += _node(world, node)
-    return Retention(removals=(*removals, *_audit(audit, now)))
+    return Retention(removals=(*removals, *past))
 
 
 def _blind(world: World) -> str:
@@ -286,6 +288,26 @@ def _audit(audit: Iterable[str], now: datetime) -> Iterable[Removal]:
                 why=f"what is old of its history: {model.count(len(old), 'key')}",
                 keys=tuple(old),
             )
+
+
+def _served(served: Iterable[str], now: datetime) -> Iterable[Removal]:
+    """Records of who served what that ended long ago: all but the newest one that began before that."""
+    by_service: dict[str, list[str]] = {}
+    for key in served:
+        by_service.setdefault(key.rpartition("/")[0], []).append(key)
+    for folder, documents in sorted(by_service.items()):
+        old = sorted(key for key in documents if _begun(key, now) > AUDIT_AGE)[:-1]
+        if old:
+            why = f"who served what, too long ago: {model.count(len(old), 'key')}"
+            yield Removal(object=f"audit/{folder.removeprefix(keys.ROOT)}", why=why, keys=tuple(old))
+
+
+def _begun(key: str, now: datetime) -> timedelta:
+    """How long ago a record began by its key; the one that goes on counts as new."""
+    try:
+        return now - Version.parse(key.rpartition("/")[2]).moment
+    except Usage:
+        return timedelta(0)
 
 
 def _audit_age(key: str, now: datetime) -> timedelta:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from datetime import UTC, datetime
 from functools import partial
 
 import pytest
@@ -46,6 +48,33 @@ def test_pin_and_head_that_are_written_by_hand_work_also_with_a_newline(scene: S
     scene.await_running(V2)
     put(scene, head, f"{V1}\n")
     scene.await_running(V1)
+
+
+def test_change_by_hand_is_in_the_history_within_a_minute_and_who_served_what_then(scene: Scene) -> None:
+    scene.publish(V1)
+    scene.subscribe()
+    (replica,) = scene.start("n1")
+    scene.publish(V2)
+    scene.await_running(V2)
+    history = partial(scene.hydra, "history", f"service/{scene.service}", role="reader")
+    until(
+        "who serves what is recorded", lambda: _ran(history("--at", "0s", "-o", "json")) == f"data {V2}", 60
+    )
+    then = datetime.now(UTC).isoformat(timespec="seconds")
+
+    put(scene, keys.service_pin(scene.service, "data"), V1)
+
+    until("it is in the history", lambda: "written by hand" in history(), 60)
+    scene.await_running(V1)
+    until("the way back is recorded", lambda: _ran(history("--at", "0s", "-o", "json")) == f"data {V1}", 60)
+    assert _ran(history("--at", then, "-o", "json")) == f"data {V2}"
+    assert replica.id in history("--at", then)
+
+
+def _ran(answer: str) -> str:
+    """What the only instance of the only service ran."""
+    (runs,) = json.loads(answer)["services"].values()
+    return next(iter((runs or {}).values()), "")
 
 
 @pytest.mark.parametrize("part", ["pin", "head"])

@@ -16,8 +16,9 @@ import pytest
 from handlers.adapters.ports import Delete, Set
 from handlers.core import codec, keys
 from handlers.core.errors import HydraError
-from handlers.core.model import Desired, Instances, NodeInfo, States, Step, Subscription
+from handlers.core.model import Desired, NodeInfo, States, Step, Subscription
 from handlers.core.reasons import Reason
+from handlers.core.version import Version
 from hydra_cli.dev.access import PLANNER_NODE
 from hydra_cli.dev.demo.sight import Replica
 from hydra_cli.dev.ports import free_port
@@ -147,15 +148,22 @@ def test_move_says_each_step_that_it_waits_for(scene: Scene) -> None:
     scene.subscribe("--drain-time", "3s", "--confirm", "http://:/version#confirmed")
     first, second = scene.start("n1", "n2")
     scene.await_running(V1)
+    scene.hydra("channel", "set", scene.channel, "--keep-on-nodes", "3")
+    scene.hydra("rollout", "pause", scene.service)
+    scene.publish(V2)
+    scene.publish(V3, slow_s=1, settle_s=2)
+    for node in ("n1", "n2"):
+        until("all is there", partial(_holds, scene, node, V2, V3))
+    scene.hydra("pin", scene.channel, V2)
     with Recorder(scene) as recorder:
         with frozen(scene, "n1", "consul-template"), frozen(scene, "n2", "consul-template"):
-            scene.publish(V2)
+            scene.hydra("rollout", "resume", scene.service)
             until("one is out", lambda: Step.DRAIN in (scene.step(first), scene.step(second)))
             out = first if scene.step(first) is Step.DRAIN else second
             other = second if out is first else first
             await_why(scene, out, Reason.NOT_SHOWN)
             assert out.id in await_why(scene, other, Reason.BUDGET)
-            scene.publish(V3, slow_s=1, settle_s=2)
+            scene.hydra("unpin", scene.channel)
             recorder.said(Reason.SUPERSEDED)
         recorder.said(Reason.DRAINING, Reason.RELOADING)
         recorder.said(Reason.CONFIRMING, Reason.RETURNING)
@@ -163,6 +171,10 @@ def test_move_says_each_step_that_it_waits_for(scene: Scene) -> None:
         scene.publish(V4)
         recorder.said(Reason.FILLING)
         scene.await_running(V4)
+
+
+def _holds(scene: Scene, node: str, *versions: Version) -> bool:
+    return all(scene.holds(node, version) for version in versions)
 
 
 def test_release_that_fails_says_how_it_went_back(scene: Scene) -> None:
@@ -370,6 +382,7 @@ def test_node_whose_reload_is_dead_is_named(harm: Scene) -> None:
         await_why(harm, replica, Reason.NOT_BEGUN)
         harm.hydra("register", harm.service, "nightly", "--node", "n1")
         await_why(harm, "nightly", Reason.NOT_TAKEN_UP)
+        harm.hydra("deregister", harm.service, "nightly", "--node", "n1")
     harm.await_running(V2)
 
     harm.cluster.restore(older)

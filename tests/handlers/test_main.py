@@ -86,7 +86,7 @@ def test_anything_but_one_handler_is_a_usage_error(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main(arguments) == 2
-    assert "plan, sync, reload, judge, retain, discover, enroll, resync" in capsys.readouterr().err
+    assert "plan, sync, reload, judge, retain, discover, enroll, record, resync" in capsys.readouterr().err
 
 
 def test_handler_gets_its_surroundings_and_its_sentence_is_logged(

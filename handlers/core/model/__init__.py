@@ -33,6 +33,13 @@ from handlers.core.model.nodes import (
     VolumeInfo,
     VolumeUse,
 )
+from handlers.core.model.records import (
+    Event,
+    Orders,
+    Served,
+    ServedChange,
+    Told,
+)
 from handlers.core.model.releases import (
     Alarm,
     Alarms,
@@ -84,6 +91,7 @@ __all__ = [
     "Desired",
     "Doc",
     "Download",
+    "Event",
     "File",
     "Forgotten",
     "Hold",
@@ -96,6 +104,7 @@ __all__ = [
     "Meta",
     "NodeInfo",
     "Note",
+    "Orders",
     "Part",
     "Pin",
     "Progress",
@@ -106,6 +115,8 @@ __all__ = [
     "Release",
     "ReleaseStatus",
     "Rollout",
+    "Served",
+    "ServedChange",
     "ServicePlan",
     "SlotEntry",
     "Slots",
@@ -114,6 +125,7 @@ __all__ = [
     "Step",
     "Subscription",
     "Tally",
+    "Told",
     "Unfetchable",
     "Verdict",
     "Verdicts",

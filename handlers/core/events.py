@@ -1,0 +1,126 @@
+"""What `[notify]` tells: published, halted, returned, stuck, each once it is noticed, with one sentence.
+
+Compares the world with what was noticed before (`Told`), so that a run that dies, or another planner, goes on
+where the last one was: what is noticed is written with its events before they are delivered. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+
+from handlers.core.model import Event, Ready, Step, Told, count
+from handlers.core.names import Channel, Service
+from handlers.core.version import Version
+from handlers.core.world import Replica, World
+
+KINDS = ("published", "halted", "returned", "stuck")
+Sentence = Callable[[Replica], str]
+"""What an instance waits for: `core.why`."""
+
+
+def noticed(before: Told | None, world: World, why: Sentence, now: datetime, stuck_after_s: float) -> Told:
+    """What is noticed now, with the new events at the end of `pending`; the first time there are none."""
+    when = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    heads = {str(name): str(facts.head) for name, facts in world.channels.items() if facts.head}
+    verdicts = {v.id: v for facts in world.services.values() for v in facts.verdicts.releases.values()}
+    common = _common(world)
+    waiting, stuck = _waiting(before, world, why, now, stuck_after_s)
+    if before is None:
+        return Told(heads=heads, halted=tuple(sorted(verdicts)), common=common, waiting=waiting)
+    events = [
+        *_published(before, world, heads, when),
+        *_halted(before, world, when),
+        *_returned(before, world, common, when),
+        *(
+            Event(kind="stuck", object=o, text=t, when=when)
+            for o, t in stuck.items()
+            if o not in before.stuck
+        ),
+    ]
+    return Told(
+        heads=heads,
+        halted=tuple(sorted(verdicts)),
+        common={**before.common, **common},
+        waiting=waiting,
+        stuck=tuple(sorted(stuck)),
+        pending=(*before.pending, *events),
+        extra=before.extra,
+    )
+
+
+def _published(before: Told, world: World, heads: Mapping[str, str], when: str) -> Iterator[Event]:
+    for name, head in sorted(heads.items()):
+        if before.heads.get(name) == head:
+            continue
+        release = world.channels[Channel(name)].by_version.get(Version(head))
+        size = f", {count(sum(d.bytes for d in release.datasets.values()), 'byte')}" if release else ""
+        who = f" by {release.who}" if release and release.who else ""
+        text = f"{name}: {head} is published{who}{size}"
+        yield Event(kind="published", object=f"channel/{name}", text=text, when=when)
+
+
+def _halted(before: Told, world: World, when: str) -> Iterator[Event]:
+    for service, facts in sorted(world.services.items()):
+        for release, verdict in sorted(facts.verdicts.releases.items()):
+            if verdict.id not in before.halted and verdict.verdict != "good":
+                text = f"{service}: {release} is {verdict.verdict} on {verdict.node}: {verdict.reason}"
+                yield Event(kind="halted", object=f"service/{service}", text=text, when=when)
+
+
+def _returned(before: Told, world: World, common: Mapping[str, str], when: str) -> Iterator[Event]:
+    """All instances of a service run an older release than all of them did before."""
+    for place, version in sorted(common.items()):
+        name, _, alias = place.partition(" ")
+        last = before.common.get(place)
+        facts = world.service(Service(name))
+        channel = facts.subscription.channels.get(alias) if facts.subscription else None
+        releases = world.channels[channel].by_version if channel and channel in world.channels else {}
+        old, new = releases.get(Version(last or "")), releases.get(Version(version))
+        if old and new and new.sequence < old.sequence:
+            text = f"{name}: all instances are back on {version} of {channel}, from {last}"
+            yield Event(kind="returned", object=f"service/{name}", text=text, when=when)
+
+
+def _common(world: World) -> dict[str, str]:
+    """By `<service> <alias>` the version that all live instances run; nothing where they differ."""
+    found: dict[str, set[str]] = {}
+    for name in world.services:
+        for replica in world.replicas(name):
+            for alias, version in replica.state.releases.items() if replica.state else ():
+                if replica.node.alive:
+                    found.setdefault(f"{name} {alias}", set()).add(str(version))
+    return {place: versions.pop() for place, versions in found.items() if len(versions) == 1}
+
+
+def _waiting(
+    before: Told | None, world: World, why: Sentence, now: datetime, stuck_after_s: float
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Who waits since when, and by object the sentence of those that have waited for too long."""
+    waiting: dict[str, str] = {}
+    stuck: dict[str, str] = {}
+    for name in world.services:
+        for replica in world.replicas(name):
+            if not _waits(replica):
+                continue
+            place = f"{replica.node.name}/{replica.key}"
+            since = before.waiting.get(place, "") if before else ""
+            since = since or now.isoformat(timespec="seconds")
+            waiting[place] = since
+            if now - datetime.fromisoformat(since) >= timedelta(seconds=stuck_after_s):
+                owner = f"service/{name}"
+                sentence = f"{name}: {replica.instance.id} on {replica.node.name} {why(replica)}"
+                stuck.setdefault(owner, sentence)
+    return waiting, stuck
+
+
+def _waits(replica: Replica) -> bool:
+    """Whether an instance is not where it should be: not ready, on its way, or not on its target."""
+    state, node = replica.state, replica.node
+    plan = node.desired.services.get(replica.instance.service) if node.desired else None
+    if state is None or plan is None:
+        return plan is not None
+    if plan.paused:
+        return False
+    there = all(p.target is None or state.runs(a, p.channel, p.target) for a, p in plan.aliases.items())
+    return not (there and state.state is Ready.READY and state.step is Step.IDLE)
