@@ -89,6 +89,7 @@ class Settings:
     prometheus_url: str = ""
     kubernetes: bool = False
     environment: str = ""
+    systemd_user: bool = False
     notify: Notify = Notify()
 
 
@@ -106,7 +107,17 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         raise Malformed(f"HYDRA_CONFIG: no file {path}")
     else:
         table = {}
-    tables = {"limits", "volumes", "labels", "sources", "supervisor", "commands", "prometheus", "notify"}
+    tables = {
+        "limits",
+        "volumes",
+        "labels",
+        "sources",
+        "supervisor",
+        "commands",
+        "prometheus",
+        "notify",
+        "systemd",
+    }
     known = tables | {"node", "root", "kubernetes"}
     if unknown := set(table) - known:
         raise Malformed(f"{path}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
@@ -125,6 +136,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         prometheus_url=str(table.get("prometheus", {}).get("url", "")),
         kubernetes=_switch(environ.get("HYDRA_KUBERNETES", ""), table.get("kubernetes", False)),
         environment=environ.get("HYDRA_ENV", ""),
+        systemd_user=bool(table.get("systemd", {}).get("user", False)),
         notify=_notify(table.get("notify", {}), path),
     )
 

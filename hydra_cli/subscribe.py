@@ -61,7 +61,7 @@ hydra subscribe prod/search/completion --data-first --wave-by zone --wave-pause 
 @click.option(
     "--reload",
     help="http://:PORT/PATH, signal:HUP@pidfile:/PATH, signal:HUP@supervisor:NAME, "
-    "restart:supervisor:NAME, none, or frozen (default: none).",
+    "restart:supervisor:NAME, systemd:UNIT, none, or frozen (default: none).",
 )
 @click.option("--confirm", help="health, http://:PORT/PATH#FIELD, or maps (default: health).")
 @click.option("--drain", help="check or maintenance (default: check).")

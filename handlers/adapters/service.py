@@ -34,6 +34,7 @@ from handlers.core.policy import (
     Reload,
     RestartReload,
     SignalReload,
+    SystemdReload,
 )
 from handlers.core.version import ReleaseId, Version
 
@@ -59,8 +60,11 @@ class Health(Enum):
 class Services:
     """The instances of this node, and the health of those of others."""
 
-    def __init__(self, consul: Agent, root: Path, supervisor_url: str = "") -> None:
+    def __init__(
+        self, consul: Agent, root: Path, supervisor_url: str = "", systemd_user: bool = False
+    ) -> None:
         self._consul, self._root, self._supervisor_url = consul, root, supervisor_url
+        self._systemd_user = systemd_user
 
     def listing(self, consul_name: str, *, after: int = 0, wait_s: float = 0) -> tuple[list[Any], int]:
         """All instances of a Consul service with their checks, and the index to block on.
@@ -115,6 +119,10 @@ class Services:
                     _signal(Path(_filled(pidfile, key)), name)
             case RestartReload(program):
                 self._supervisor(limit_s).restart(_filled(program, key))
+            case SystemdReload(unit):
+                from handlers.adapters.systemd import Systemd
+
+                Systemd(limit_s, self._systemd_user).reload(_filled(unit, key))
             case NoReload() | Frozen():
                 return
 

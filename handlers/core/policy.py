@@ -3,6 +3,7 @@
     reload    http://:PORT/PATH      POST to the instance's address; no PORT (`http://:/PATH`) = its own port
               signal:HUP@pidfile:/run/places-{id}.pid      signal:HUP@supervisor:places-{id}
               restart:supervisor:places-{id}
+              systemd:places@{id}.service        reload the unit, or restart it where it cannot reload
               none                   the service watches `..data` itself
               frozen                 an instance keeps what it started with until it ends
     confirm   health                 it is in service again
@@ -26,10 +27,11 @@ from typing import Protocol, TypeVar
 from handlers.core.errors import Usage
 
 SIGNALS = ("HUP", "USR1", "USR2", "TERM", "INT", "WINCH")
-LATER = ("systemd:", "command:", "delete")
+LATER = ("command:", "delete")
 _Word = TypeVar("_Word", bound=StrEnum)
 _URL = re.compile(r"http://(?P<host>localhost|127\.0\.0\.1)?:(?P<port>\d{0,5})(?P<path>/[^\s#]*)")
 _PROGRAM = re.compile(r"(?:[A-Za-z0-9_.:-]|\{id\})+")
+_UNIT = re.compile(r"(?!-)(?:[A-Za-z0-9_.:@-]|\{id\})+\.service")
 _PIDFILE = re.compile(r"/(?:[^\s{}]|\{id\})+")
 _FIELD = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
@@ -72,6 +74,13 @@ class RestartReload:
 
 
 @dataclass(frozen=True)
+class SystemdReload:
+    """Let a unit of systemd reload, or restart where it cannot, and wait for it."""
+
+    unit: str
+
+
+@dataclass(frozen=True)
 class NoReload:
     """The service sees the flip of its view by itself."""
 
@@ -81,7 +90,7 @@ class Frozen:
     """An instance is never moved while it lives."""
 
 
-Reload = HttpReload | SignalReload | RestartReload | NoReload | Frozen
+Reload = HttpReload | SignalReload | RestartReload | SystemdReload | NoReload | Frozen
 
 
 @dataclass(frozen=True)
@@ -167,9 +176,15 @@ def parse_reload(text: str) -> Reload:
             return _signal(text, rest)
         case ["restart", rest] if rest.startswith("supervisor:"):
             return RestartReload(_program(text, rest.removeprefix("supervisor:")))
+        case ["systemd", unit] if _UNIT.fullmatch(unit):
+            return SystemdReload(unit)
+        case ["systemd", unit]:
+            raise Usage(
+                f"reload {text!r}: {unit!r} is not a unit of systemd, like places.service (with {{id}})"
+            )
     raise Usage(
         f"reload {text!r} is none of http://:PORT/PATH, signal:NAME@pidfile:/PATH, "
-        "signal:NAME@supervisor:NAME, restart:supervisor:NAME, none, frozen"
+        "signal:NAME@supervisor:NAME, restart:supervisor:NAME, systemd:UNIT, none, frozen"
     )
 
 

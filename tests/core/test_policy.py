@@ -16,6 +16,7 @@ from handlers.core.model import ServicePlan, Subscription
         ("signal:HUP@pidfile:/run/p-{id}.pid", policy.SignalReload("HUP", pidfile="/run/p-{id}.pid")),
         ("signal:USR1@supervisor:g:p-{id}", policy.SignalReload("USR1", program="g:p-{id}")),
         ("restart:supervisor:places", policy.RestartReload("places")),
+        ("systemd:places@{id}.service", policy.SystemdReload("places@{id}.service")),
         ("none", policy.NoReload()),
         ("frozen", policy.Frozen()),
     ],
@@ -60,6 +61,9 @@ def test_confirm_text_is_understood(text: str, meaning: policy.Confirm) -> None:
         "restart:places",
         "restart:supervisor:",
         "restart:supervisor:{node}",
+        "systemd:",
+        "systemd:--now.service",
+        "systemd:places.timer",
     ],
 )
 def test_wrong_reload_text_is_refused(text: str) -> None:
@@ -67,7 +71,7 @@ def test_wrong_reload_text_is_refused(text: str) -> None:
         policy.parse_reload(text)
 
 
-@pytest.mark.parametrize("text", ["systemd:places.service", "command:swap", "delete"])
+@pytest.mark.parametrize("text", ["command:swap", "delete"])
 def test_reload_of_a_later_version_says_so(text: str) -> None:
     with pytest.raises(Usage, match="not supported by this version"):
         policy.parse_reload(text)

@@ -16,7 +16,7 @@ import pytest
 from handlers.adapters.ports import Delete, Set
 from handlers.core import codec, keys
 from handlers.core.errors import HydraError
-from handlers.core.model import Desired, NodeInfo, States, Step, Subscription
+from handlers.core.model import Desired, Instances, NodeInfo, States, Step, Subscription
 from handlers.core.reasons import Reason
 from handlers.core.version import Version
 from hydra_cli.dev.access import PLANNER_NODE
@@ -383,6 +383,7 @@ def test_node_whose_reload_is_dead_is_named(harm: Scene) -> None:
         harm.hydra("register", harm.service, "nightly", "--node", "n1")
         await_why(harm, "nightly", Reason.NOT_TAKEN_UP)
         harm.hydra("deregister", harm.service, "nightly", "--node", "n1")
+        until("it is forgotten", lambda: "nightly" not in str(harm.document(Instances, keys.instances("n1"))))
     harm.await_running(V2)
 
     harm.cluster.restore(older)

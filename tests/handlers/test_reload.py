@@ -604,7 +604,7 @@ def test_a_repair_needs_no_knowledge_of_the_others(fleet: Fleet) -> None:
 def test_a_policy_that_makes_no_sense_moves_nobody(fleet: Fleet) -> None:
     node = started(fleet, n1=("a",)).nodes["n1"]
 
-    fleet.want(V2, reload="systemd:places.service")
+    fleet.want(V2, reload="command:swap")
     fleet.run()
 
     assert node.state().releases == {"places": V1}
