@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
-from handlers import log
+from handlers import log, pulse
 from handlers.adapters.ledger import Ledger
 from handlers.adapters.ports import Cas, Entry, Listing, Lock
 from handlers.context import Context, agent_name
@@ -39,7 +40,7 @@ def run(ctx: Context) -> str:
     """Keep the node's documents true until the process is ended; does not return."""
     ring = threading.Event()
     node = Discoverer(ctx, pods=_pods(ctx, ring.set) if ctx.settings.kubernetes else None)
-    for read in (node.block_on_catalog, node.block_on_node, node.block_on_meta):
+    for read in (node.block_on_catalog, node.block_on_node, node.block_on_meta, node.block_on_pulse):
         threading.Thread(target=_listen, args=(read, ring), name=read.__name__, daemon=True).start()
     said = ""
     while True:
@@ -171,6 +172,12 @@ class Discoverer:
         """The same for `meta`."""
         return self._kv.get(keys.META, after=after, wait_s=LONGEST_BLOCK_S)[1]
 
+    def block_on_pulse(self, after: int) -> int:
+        """A number that changes with what `<root>/fresh` says; looks at the file every few seconds."""
+        while (found := crc32(pulse.read(self._ctx.settings.root).encode())) == after:
+            time.sleep(RETRY_S)
+        return found
+
     # --- reading ---
 
     def _start(self) -> None:
@@ -252,6 +259,7 @@ class Discoverer:
             volumes=self._ctx.settings.volumes,
             labels=self._ctx.settings.labels,
             versions=self._versions,
+            health=pulse.read(self._ctx.settings.root),
         )
 
     def _stay_alive(self, node: Listing) -> str:

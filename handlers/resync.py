@@ -23,6 +23,8 @@ from handlers.adapters.supervisor import Supervisor
 from handlers.context import Context
 from handlers.core import keys
 from handlers.core.errors import HydraError, Usage
+from handlers.core.freshness import TICK_S
+from handlers.pulse import Pulse
 from handlers.runner import Runner, command
 
 HANDLERS = {"node": ("sync", "reload"), "cluster": ("plan", "judge", "retain")}
@@ -41,6 +43,8 @@ def run(ctx: Context) -> str:
     eye = Eye(ctx.kv, watched_keys(scope, ctx.node))
     threading.Thread(target=_look, args=(eye, alarms.put), name="eye", daemon=True).start()
     runner = Runner(HANDLERS[scope], command)
+    if scope == "node":
+        threading.Thread(target=_beat, args=(ctx, eye, runner), name="pulse", daemon=True).start()
     url = os.environ.get("SUPERVISOR_SERVER_URL") or ctx.settings.supervisor_url
     while True:
         # all nodes start together; the jitter keeps them from staying together
@@ -51,6 +55,15 @@ def run(ctx: Context) -> str:
             log.info("resync", f"{reason}: restarts the watches and runs the handlers", node=ctx.node)
             time.sleep(spread_s(scope, ctx.settings.limits.spread_s))
             wake(url)
+
+
+def _beat(ctx: Context, eye: Eye, runner: Runner) -> None:
+    """Say in `<root>/fresh` how this node is, until the process is ended."""
+    url = os.environ.get("SUPERVISOR_SERVER_URL") or ctx.settings.supervisor_url
+    pulse = Pulse(ctx.settings.root, ctx.local, url, lambda: eye.away, lambda: runner.failed)
+    while True:
+        pulse.beat()
+        time.sleep(TICK_S)
 
 
 def spread_s(scope: str, most_s: float) -> float:

@@ -16,6 +16,12 @@ class Runner:
         self._handlers, self._command_of = handlers, command_of
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
+    @property
+    def failed(self) -> dict[str, int]:
+        """How handlers ended whose last run did not go well; one that runs now is not asked."""
+        ended = {name: running.poll() for name, running in list(self._running.items())}
+        return {name: code for name, code in ended.items() if code}
+
     def start(self) -> tuple[str, ...]:
         """Start each handler that is not running; their names. How they end, they log themselves."""
         started = []

@@ -47,6 +47,11 @@ class Supervisor:
         """The process id; 0 when it does not run."""
         return int(self._call("supervisor.getProcessInfo", name)["pid"])
 
+    def down(self) -> list[str]:
+        """The programs that should run and do not, without those that an operator stopped."""
+        rows = self._call("supervisor.getAllProcessInfo")
+        return [row["name"] for row in rows if row["statename"] not in ("RUNNING", "STOPPED", "STARTING")]
+
     def _call(self, method: str, *args: Any, fine: Iterable[int] = ()) -> Any:
         what = f"supervisord at {self._url}: {method}{args}"
         body = xmlrpc.client.dumps(args, method).encode()

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from handlers.core import model
+from handlers.core.freshness import Fresh
 from handlers.core.names import Channel, InstanceKey, Service, segment
 from handlers.core.version import Version
 
@@ -102,8 +103,10 @@ class NodeFacts:
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """What the node itself says is wrong: sync of its data, discover of its instances."""
-        return (*(self.actual.alarms if self.actual else ()), *self.unfit)
+        """What the node itself says is wrong: its timer of Hydra, sync of data, discover of instances."""
+        health = self.info.health if self.info else ""
+        stale = (f"Hydra is {health}",) if health.startswith(Fresh.STALE) else ()
+        return (*stale, *(self.actual.alarms if self.actual else ()), *self.unfit)
 
     @property
     def unfit(self) -> tuple[str, ...]:

@@ -77,6 +77,8 @@ def test_service_that_restarts_while_all_of_consul_is_away_serves_from_its_view(
     for name in harm.cluster.nodes:
         harm.cluster.node(name).stop_agent()
     before = harm.answer(replica)[1]["pid"]
+    fresh = harm.cluster.root("n1") / "fresh"
+    until("its node says that Consul is away", lambda: fresh.read_text().startswith("away"))
 
     os.kill(before, signal.SIGKILL)  # its supervisord starts it again
 
@@ -88,6 +90,8 @@ def test_service_that_restarts_while_all_of_consul_is_away_serves_from_its_view(
         harm.cluster.node(name).start_agent()
     harm.publish(V2)
     harm.await_running(V2)
+    until("its node is fresh again", lambda: fresh.read_text() == "fresh\n")
+    until("and says so", lambda: "Hydra is" not in harm.troubles())
 
 
 def test_planner_that_dies_is_followed_by_the_next_run_and_two_planners_do_not_disturb_each_other(

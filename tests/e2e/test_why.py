@@ -165,6 +165,7 @@ def test_move_says_each_step_that_it_waits_for(scene: Scene) -> None:
             assert out.id in await_why(scene, other, Reason.BUDGET)
             scene.hydra("unpin", scene.channel)
             recorder.said(Reason.SUPERSEDED)
+            until("its node is stale", lambda: "consul-template does not render" in scene.troubles())
         recorder.said(Reason.DRAINING, Reason.RELOADING)
         recorder.said(Reason.CONFIRMING, Reason.RETURNING)
         scene.await_running(V3)

@@ -27,13 +27,17 @@ class VolumeInfo(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class NodeInfo(Doc):
-    """`nodes/<node>/info`; `node` is the name as it really is, `consul_node` the name that its agent has."""
+    """`nodes/<node>/info`; `node` is the name as it really is, `consul_node` the name that its agent has.
+
+    `health` is what its timer says of the Hydra there (`core.freshness`), as discover last saw it.
+    """
 
     node: str
     consul_node: str = ""
     volumes: Mapping[str, VolumeInfo] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    health: str = ""
 
     def title(self) -> str:
         return f"Node {self.node} with volumes {', '.join(sorted(self.volumes))}"
