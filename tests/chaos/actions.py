@@ -54,7 +54,7 @@ class Actions:
     def __init__(self, scene: Scene, recorder: Recorder, say: Callable[[str], None]) -> None:
         self._scene, self._cluster, self._recorder, self._say = scene, scene.cluster, recorder, say
         self._published: list[Version] = []
-        self._snapshot = self._cluster.snapshot()
+        self._snapshot = b""
         self._ill: set[str] = set()  # nodes that nobody can work on now
         self._doings: Mapping[Kind, Callable[[Act], Undo | None]] = {
             Kind.PUBLISH: self._publish,
@@ -89,6 +89,7 @@ class Actions:
 
         What people do, they do one after the other, while misfortunes go on.
         """
+        self._snapshot = self._cluster.snapshot()
         began = time.monotonic()
         undos: list[tuple[float, Undo]] = []
         orders: list[Future[object]] = []
@@ -119,12 +120,9 @@ class Actions:
     def calm(self) -> None:
         """Take back all orders, and publish a good release; from then on, a minute counts."""
         scene = self._scene
-        for words in (
-            ("unpin", f"channel/{scene.channel}"),
-            ("rollout", "resume", scene.service),
-            ("subscribe", scene.service, *BUDGETS[0]),
-        ):
-            until(f"hydra {' '.join(words)}", partial(self._orderly, words))
+        until("the pin is gone", partial(self._orderly, "unpin", f"channel/{scene.channel}", codes=(0, 2)))
+        until("rollouts go on", partial(self._orderly, "rollout", "resume", scene.service))
+        until("the budget is 1", partial(self._orderly, "subscribe", scene.service, *BUDGETS[0]))
         for replica in scene.replicas:
             until(f"{replica.id} is registered", partial(self._registered, replica))
         until("a good release is published", self._published_well)
@@ -148,14 +146,12 @@ class Actions:
         self._note(" ".join(words[:2]), "", " ".join(words[2:]))
         self._scene.hydra(*words)
 
-    def _orderly(self, words: Sequence[str]) -> bool:
-        """The command did what it says, or there was nothing to do."""
-        with contextlib.suppress(AssertionError):
-            self._scene.hydra(*words)
-            return True
-        with contextlib.suppress(AssertionError):
-            self._scene.hydra(*words, code=2)  # nothing is pinned
-            return True
+    def _orderly(self, *words: str, codes: Sequence[int] = (0,)) -> bool:
+        """The command ended with one of `codes`: 2 where there is nothing to take back."""
+        for code in codes:
+            with contextlib.suppress(AssertionError):
+                self._scene.hydra(*words, code=code)
+                return True
         return False
 
     # --- people
