@@ -43,6 +43,7 @@ BUDGETS = (
 )
 FEWEST, MOST = 3, 6  # replicas
 RUNS_S = 2.0  # how long to wait for a handler that runs
+PATIENCE_S = 10.0  # of somebody who is about to type a command
 FLOOR = re.compile(r"generation_floor (\d+)")
 Undo = Callable[[], None]
 T = TypeVar("T")
@@ -87,7 +88,8 @@ class Actions:
     def perform(self, acts: Sequence[Act]) -> None:
         """Do all at their times, or as soon after as the one before is done, and end them all.
 
-        What people do, they do one after the other, while misfortunes go on.
+        What people do, they do one after the other, while misfortunes go on; what is overdue they leave, so
+        that a slow machine makes fewer things happen, and no longer runs.
         """
         self._snapshot = self._cluster.snapshot()
         began = time.monotonic()
@@ -98,7 +100,7 @@ class Actions:
                 undos = self._end_due(undos, began + act.at_s)
                 _sleep_until(began + act.at_s)
                 if act.kind in ORDERS:
-                    orders.append(people.submit(self._do, act))
+                    orders.append(people.submit(self._do_unless_late, act, began))
                 elif undo := self._do(act):
                     undos = sorted([*undos, (time.monotonic() + act.lasts_s, undo)], key=itemgetter(0))
             self._end_due(undos, float("inf"))
@@ -129,6 +131,10 @@ class Actions:
         self._recorder.did(STOP)
 
     # --- doing
+
+    def _do_unless_late(self, act: Act, began: float) -> None:
+        if time.monotonic() <= began + act.at_s + PATIENCE_S:
+            self._do(act)
 
     def _do(self, act: Act) -> Undo | None:
         try:
