@@ -106,6 +106,7 @@ class Scene:
         self.channel = Channel(f"dev/{self.space}/data")
         self.service = Service(f"dev/{self.space}/reader")
         self.replicas: list[Replica] = []
+        self._replica_numbers = itertools.count(1)  # no name is given twice
         self._by_hand: set[str] = set()
         self._s3: Any = None
 
@@ -191,7 +192,7 @@ class Scene:
         return made
 
     def _start(self, node: str, options: tuple[str, ...]) -> Replica:
-        name = f"{self.space}-{len(self.replicas) + 1}"
+        name = f"{self.space}-{next(self._replica_numbers)}"
         view = self.cluster.root(node) / "views" / InstanceKey.of(self.service, name)
         replica = Replica(name, node, view, free_port())
         self.run(replica, options)
