@@ -247,13 +247,19 @@ class Mirror:
 
     def _run(self) -> None:
         while True:
-            try:
-                self.round()
-            except Expired:
-                self._version = ""
-            except HydraError as e:
-                self._failed(e)
+            if not self.step():
                 time.sleep(AWAY_S * random.uniform(0.5, 1.5))
+
+    def step(self) -> bool:
+        """One round, whatever comes of it; whether the server answered."""
+        try:
+            self.round()
+        except Expired:
+            self._version = ""
+        except HydraError as e:
+            self._failed(e)
+            return False
+        return True
 
     def round(self) -> None:
         """List if that was not done yet, or has to be done again; else watch until the server ends that."""

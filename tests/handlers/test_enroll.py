@@ -1,0 +1,146 @@
+"""enroll writes subscriptions from workloads, under its lock, and never over what a person wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.adapters.local import LocalState
+from handlers.adapters.pods import Picture
+from handlers.adapters.ports import CheckSession, Lock
+from handlers.context import Context
+from handlers.core import codec, keys
+from handlers.core.enrolment import ORIGIN
+from handlers.core.errors import Conflict
+from handlers.core.model import Meta, Subscription
+from handlers.core.names import Channel, Service
+from handlers.core.pods import PREFIX
+from handlers.enroll import ROLE, converge
+from handlers.settings import Settings
+from tests.fakes_kv import FakeKV
+
+READER, PLACES = Service("prod/search/reader"), Channel("prod/search/places")
+
+
+@dataclass
+class Fixed:
+    """What the API server has."""
+
+    objects: Mapping[str, Any]
+    known: bool = True
+
+    def picture(self) -> Picture:
+        return Picture(self.known, self.objects)
+
+
+@dataclass
+class Desk:
+    """A KV with the lock of enroll, and one source of workloads."""
+
+    kv: FakeKV
+    context: Context
+    fence: CheckSession
+
+    def look(self, *workloads: Mapping[str, Any], known: bool = True) -> str:
+        return converge(
+            self.context, [Fixed({w["metadata"]["uid"]: w for w in workloads}, known)], self.fence
+        )
+
+    def subscription(self) -> Subscription | None:
+        entry, _ = self.kv.get(keys.subscription(READER))
+        return codec.decode(Subscription, entry.value, "subscription") if entry else None
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    kv = FakeKV()
+    kv.put(keys.META, codec.encode(Meta(environments=("prod",))))
+    session = kv.create_session("enroll", ttl_s=10, behavior="delete")
+    fence = CheckSession(keys.lock(ROLE), session)
+    kv.txn([Lock(fence.key, b"{}", session)])
+    settings = Settings(root=tmp_path, node="p1", config=tmp_path, kubernetes=True, environment="prod")
+    return Desk(kv, Context(settings=settings, node="p1", kv=kv, local=LocalState(tmp_path)), fence)
+
+
+def workload(uid: str = "d1", name: str = "reader", **notes: str) -> dict[str, Any]:
+    annotations = {PREFIX + key.replace("_", "-"): text for key, text in notes.items()}
+    return {"metadata": {"namespace": "search", "name": name, "uid": uid, "annotations": annotations}}
+
+
+def test_workload_subscribes_its_service_and_a_second_look_writes_nothing(desk: Desk) -> None:
+    made = workload(channels=PLACES, max_unavailable="2")
+
+    assert desk.look(made) == "knows 1 service, wrote 1 subscription"
+    assert desk.look(made) == "knows 1 service, wrote 0 subscriptions"
+    assert desk.subscription() == Subscription(
+        channels={"places": PLACES}, max_unavailable=2, origin=ORIGIN, extra={}
+    )
+
+
+def test_changed_annotation_is_taken_over_and_unknown_fields_stay(desk: Desk) -> None:
+    desk.look(workload(channels=PLACES))
+    before = desk.subscription()
+    assert before is not None
+    desk.kv.put(keys.subscription(READER), codec.encode(replace(before, extra={"later": 1})))
+
+    desk.look(workload(channels=PLACES, drain_time="9s"))
+
+    after = desk.subscription()
+    assert after is not None
+    assert (after.drain_s, after.extra) == (9.0, {"later": 1})
+
+
+def test_what_a_person_wrote_stays(desk: Desk) -> None:
+    by_hand = Subscription(channels={"places": PLACES}, drain_s=3.0)
+    desk.kv.put(keys.subscription(READER), codec.encode(by_hand))
+
+    desk.look(workload(channels=PLACES, drain_time="9s"))
+
+    assert desk.subscription() == by_hand
+
+
+def test_workload_that_vanished_changes_nothing(desk: Desk) -> None:
+    desk.look(workload(channels=PLACES))
+    desk.look()
+
+    assert desk.subscription() is not None
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(workload(), id="no_channel"),
+        pytest.param(workload(channels=PLACES, environment="other"), id="environment_not_served"),
+    ],
+)
+def test_what_makes_no_sense_is_left_out_and_stops_no_other(desk: Desk, made: dict[str, Any]) -> None:
+    made["metadata"]["uid"] = "a0"
+    made["metadata"]["name"] = "broken"
+
+    desk.look(made, workload(channels=PLACES))
+
+    assert desk.subscription() is not None
+    assert desk.kv.get(keys.subscription(Service("prod/search/broken")))[0] is None
+
+
+def test_nothing_is_written_while_the_api_server_or_meta_is_away(desk: Desk) -> None:
+    assert desk.look(known=False) == "waits for the API server"
+    desk.kv.put(keys.META, codec.encode(Meta(environments=("prod",))))
+    assert desk.subscription() is None
+
+
+def test_subscription_that_does_not_parse_is_left_alone(desk: Desk) -> None:
+    desk.kv.put(keys.subscription(READER), b"{}")
+
+    assert desk.look(workload(channels=PLACES)) == "knows 1 service, wrote 0 subscriptions"
+
+
+def test_lost_lock_ends_it(desk: Desk) -> None:
+    desk.kv.destroy_session(desk.fence.session)
+
+    with pytest.raises(Conflict):
+        desk.look(workload(channels=PLACES))
