@@ -17,7 +17,7 @@ from tests.faults.killed import PHASES
 from tests.faults.scenes import UNIT, Change
 from tests.servers import wait_until
 
-KILLS = 8  # in each phase
+KILLS = 6  # in each phase
 SEED = 20260206
 SLACK = 2 * MIB  # per stream: what the server has sent and nobody has read
 
