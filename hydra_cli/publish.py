@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from handlers.adapters.ports import KV, Objects
-from handlers.core.errors import EXIT_PENDING, HydraError, SourceNotReady, Usage
+from handlers.core.errors import EXIT_PENDING, Denied, HydraError, SourceNotReady, Usage
 from handlers.core.fits import Fit
 from handlers.core.model import Dataset, Release
 from handlers.core.names import Channel
@@ -165,7 +165,7 @@ def publish(
     require_environment(kv, channel.env)
     check_classes(kv, wanted.datasets)
     prepared = until_ready(context, lambda: prepare(context, kv, objects, uploads, wanted), wait_source)
-    fetches, fits = _fetches(kv, objects, prepared), _fits(context, kv, objects, prepared)
+    fetches, fits = _costs(context, kv, objects, prepared)
     if dry_run:
         planned = prepared.draft is not None
         context.screen.show(_message(prepared, "planned" if planned else "unchanged", fetches, fits))
@@ -224,6 +224,17 @@ def see_taken_over(context: Context, kv: KV, done: Published, timeout_s: float) 
     screen.show(replace(done, takeover=takeover.data()) if screen.form == "json" else takeover)
     takeover.judge()
     return 0
+
+
+def _costs(
+    context: Context, kv: KV, objects: Objects, prepared: Prepared
+) -> tuple[Sequence[Fetch], Sequence[Fit]]:
+    """What the release costs each node; who may not look at nodes may publish nevertheless."""
+    try:
+        return _fetches(kv, objects, prepared), _fits(context, kv, objects, prepared)
+    except Denied as e:
+        context.screen.note(f"what nodes have to fetch, and whether it fits there, is not known: {e}")
+        return [], []
 
 
 def _fetches(kv: KV, objects: Objects, prepared: Prepared) -> list[Fetch]:
