@@ -22,17 +22,14 @@ from hydra_cli.dev import processes
 from hydra_cli.dev.access import PLANNER_NODE
 from hydra_cli.dev.demo.harm import wipe
 from hydra_cli.dev.demo.sight import Replica
-from hydra_cli.dev.node import MARK
-from hydra_cli.dev.processes import PROC, Process
+from hydra_cli.dev.processes import Process
 from tests.chaos.promises import RECOVER, STOP
 from tests.chaos.recorder import Recorder
 from tests.chaos.schedule import ORDERS, Act, Kind
-from tests.e2e import reader
+from tests.chaos.victims import command_of, found_in, is_handler, is_program, is_reader, is_template, whose
 from tests.e2e.scene import Scene, until
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
-HANDLERS = (b"plan", b"sync", b"reload", b"retain")
-TIMERS = (b"discover", b"resync")
 BUDGETS = (
     ("--max-unavailable", "1"),
     ("--max-unavailable", "2"),
@@ -69,12 +66,12 @@ class Actions:
             Kind.ADD: self._add,
             Kind.REMOVE: self._remove,
             Kind.KILL_HANDLER: lambda act: self._kill(act, self._handlers(RUNS_S)),
-            Kind.KILL_PROGRAM: lambda act: self._kill(act, self._found(_is_program)),
-            Kind.KILL_TEMPLATE: lambda act: self._kill(act, self._found(_is_template)),
-            Kind.KILL_SERVICE: lambda act: self._kill(act, self._found(_is_reader)),
+            Kind.KILL_PROGRAM: lambda act: self._kill(act, self._all(is_program)),
+            Kind.KILL_TEMPLATE: lambda act: self._kill(act, self._all(is_template)),
+            Kind.KILL_SERVICE: lambda act: self._kill(act, self._all(is_reader)),
             Kind.FREEZE_HANDLER: lambda act: self._freeze_one(act, self._handlers(RUNS_S)),
-            Kind.FREEZE_TEMPLATE: lambda act: self._freeze_one(act, self._found(_is_template)),
-            Kind.FREEZE_SERVICE: lambda act: self._freeze_one(act, self._found(_is_reader)),
+            Kind.FREEZE_TEMPLATE: lambda act: self._freeze_one(act, self._all(is_template)),
+            Kind.FREEZE_SERVICE: lambda act: self._freeze_one(act, self._all(is_reader)),
             Kind.FREEZE_PLANNER: lambda _: self._freeze(PLANNER_NODE, self._of_node(PLANNER_NODE)),
             Kind.FREEZE_CONSUL: lambda _: self._freeze("the server", self._server()),
             Kind.KILL_CONSUL: self._kill_consul,
@@ -216,17 +213,17 @@ class Actions:
     def _kill(self, act: Act, found: Sequence[Process]) -> None:
         if found:
             process = _chosen(found, act)
-            self._note(act.kind, _whose(process), _command(process))
+            self._note(act.kind, whose(process), command_of(process))
             process.send(signal.SIGKILL)
 
     def _freeze_one(self, act: Act, found: Sequence[Process]) -> Undo | None:
         if not found:
             return None
         process = _chosen(found, act)
-        return self._freeze(_command(process), [process])
+        return self._freeze(command_of(process), [process])
 
     def _freeze(self, what: str, found: Sequence[Process], node: str = "") -> Undo:
-        whom = node or (_whose(found[0]) if found else "")
+        whom = node or (whose(found[0]) if found else "")
         self._note("freeze", whom, what)
         for process in found:
             process.send(signal.SIGSTOP)
@@ -254,20 +251,17 @@ class Actions:
 
         return again
 
-    def _found(self, wanted: Callable[[list[bytes]], bool]) -> list[Process]:
-        all_of_them = processes.marked(MARK, self._cluster._backbone.mark)
-        return sorted(
-            (p for p in all_of_them if wanted(_words(p))), key=lambda process: (process.start, process.pid)
-        )
+    def _all(self, wanted: Callable[[list[bytes]], bool]) -> list[Process]:
+        return found_in(self._cluster, wanted)
 
     def _handlers(self, wait_s: float) -> list[Process]:
         end = time.monotonic() + wait_s
-        while not (found := self._found(_is_handler)) and time.monotonic() < end:
+        while not (found := self._all(is_handler)) and time.monotonic() < end:
             time.sleep(0.05)
         return found
 
     def _of_node(self, node: str) -> list[Process]:
-        return [p for p in self._found(bool) if _whose(p) == node]
+        return [p for p in self._all(bool) if whose(p) == node]
 
     # --- nodes
 
@@ -336,41 +330,3 @@ def _chosen(among: Sequence[T], act: Act) -> T:
 
 def _sleep_until(moment: float) -> None:
     time.sleep(max(0.0, moment - time.monotonic()))
-
-
-def _words(process: Process) -> list[bytes]:
-    try:
-        return (PROC / str(process.pid) / "cmdline").read_bytes().split(b"\0")[:-1]
-    except OSError:  # it has ended
-        return []
-
-
-def _whose(process: Process) -> str:
-    """The node of a process of the cluster."""
-    try:
-        found = (PROC / str(process.pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return ""
-    return next((w.partition(b"=")[2].decode() for w in found if w.startswith(b"HYDRA_NODE=")), "")
-
-
-def _command(process: Process) -> str:
-    """The end of its command line, without folders."""
-    return b" ".join(word.rpartition(b"/")[2] for word in _words(process)[-2:]).decode(errors="replace")
-
-
-def _is_handler(words: list[bytes]) -> bool:
-    return words[-2:-1] == [b"handlers.main"] and words[-1] in HANDLERS and b"watch" not in words
-
-
-def _is_program(words: list[bytes]) -> bool:
-    """A child of a supervisord: a watch, or one of the timers."""
-    return b"watch" in words[:3] or (len(words) > 1 and words[-2] == b"handlers.main" and words[-1] in TIMERS)
-
-
-def _is_template(words: list[bytes]) -> bool:
-    return bool(words) and words[0].endswith(b"consul-template")
-
-
-def _is_reader(words: list[bytes]) -> bool:
-    return reader.__file__.encode() in words
