@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from handlers.adapters.consul_http import Address
 from handlers.adapters.kv import ConsulKV
 from handlers.adapters.ports import Delete
 from handlers.adapters.txn import split
-from handlers.core.errors import Temporary
+from handlers.core.errors import HydraError, Temporary
 from hydra_cli.dev import servers
 from hydra_cli.programs import program
 
@@ -121,6 +121,37 @@ def consul_server(
     token = str(uuid.uuid4()) if acl else ""
     agent = servers.ConsulAgent("server", folder, token=token, session_ttl_min=session_ttl_min, **more)
     return consul_agent(agent)
+
+
+@contextlib.contextmanager
+def three_servers(folder: Path, *, session_ttl_min: str = "1s") -> Iterator[list[Consul]]:
+    """Three Consul servers that elect a leader; each may be killed and started again."""
+    first = servers.ConsulAgent("server-1", folder / "1")
+    agents = [first, *(servers.ConsulAgent(f"server-{n}", folder / str(n)) for n in (2, 3))]
+    with contextlib.ExitStack() as stack:
+        made = []
+        for agent in agents:
+            agent = replace(  # noqa: PLW2901 - the same server, with what all have in common
+                agent,
+                session_ttl_min=session_ttl_min,
+                settings={"bootstrap_expect": 3},
+                join=() if agent.node == first.node else (first.serf_address,),
+            )
+            consul = Consul(
+                agent, servers.start("consul", agent.command(program("consul")), agent.folder / "log")
+            )
+            stack.callback(consul.stop)
+            made.append(consul)
+        wait_until(lambda: all(leader_of(consul) for consul in made), what="there is a leader")
+        yield made
+
+
+def leader_of(consul: Consul) -> str:
+    """The RPC address of the leader as this server knows it; empty while there is none."""
+    try:
+        return str(consul.kv().get_json("status/leader")[0] or "")
+    except HydraError:
+        return ""
 
 
 @dataclass
