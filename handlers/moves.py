@@ -30,7 +30,7 @@ from handlers.slots import SlotBook
 from handlers.statebook import StateBook
 
 LASTING_S = 0.9
-_MOVING = frozenset({Step.DRAIN, Step.FLIP, Step.RELOAD, Step.CONFIRM, Step.RETURN})
+_MOVING = frozenset({Step.DRAIN, Step.FLIP, Step.RELOAD, Step.CONFIRM, Step.WARM, Step.RETURN})
 
 
 def is_moving(state: InstanceState) -> bool:

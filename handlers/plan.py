@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -19,14 +20,15 @@ from handlers import log
 from handlers.adapters import snapshot
 from handlers.adapters.local import LocalState
 from handlers.adapters.lock import cluster_lock
-from handlers.adapters.ports import KV, Cas, CheckSession, Op
+from handlers.adapters.ports import KV, Cas, CheckSession, DeleteCas, Op
 from handlers.adapters.txn import split
 from handlers.context import Context
 from handlers.core import codec, keys
 from handlers.core.canonical import Shared
 from handlers.core.desired import Plan, plan
 from handlers.core.errors import HydraError
-from handlers.core.model import count
+from handlers.core.model import Audit, count
+from handlers.core.version import Version
 from handlers.core.world import World
 
 ROLE = "plan"
@@ -88,6 +90,7 @@ def run(ctx: Context) -> str:
         memory = Memory(highest, orders_of(world.indexes), wake_at=wake_at)
         memory.write(ctx.local)
         _tell_nodes(ctx.kv, world, made, fence)
+        _promote(ctx, world, made, fence)
     took_s = time.monotonic() - began
     pause_s = limits.plan_pause_s if made.changed else min(QUIET_FACTOR * took_s, limits.plan_pause_s)
     replace(memory, due=time.monotonic() + pause_s).write(ctx.local)
@@ -159,6 +162,30 @@ def _tell_nodes(kv: KV, world: World, made: Plan, fence: CheckSession) -> None:
     ]
     for batch in split(ops, [fence]):
         kv.txn(batch)
+
+
+def _promote(ctx: Context, world: World, made: Plan, fence: CheckSession) -> None:
+    """Let staged releases become heads whose time has come; the watch on `channels/` has it planned."""
+    for channel, version in made.promotions.items():
+        now, staged = datetime.now(UTC), world.channels[channel].staged
+        trace = Audit(
+            object=f"channel/{channel}",
+            action="promoted",
+            who=f"plan on {ctx.node}",
+            when=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            before=world.channels[channel].head or "",
+            after=version,
+            why=staged.why if staged else "",
+        )
+        ctx.kv.txn(
+            [
+                fence,
+                _write(keys.head(channel), version.encode(), world),
+                DeleteCas(keys.staged(channel), world.indexes[keys.staged(channel)]),
+                Cas(keys.audit(trace.object, Version.of(now), secrets.token_hex(4)), codec.encode(trace), 0),
+            ]
+        )
+        log.info("plan", "promoted", channel=channel, release=version)
 
 
 def _write(key: str, value: bytes, world: World) -> Op:

@@ -48,6 +48,7 @@ def run(ctx: Context) -> str:
     own = ctx.settings
     services = service.Services(ctx.kv, own.root, own.supervisor_url, own.systemd_user)
     return ReloadRun(ctx, services).converge()
+    return ReloadRun(ctx, service.Services(ctx.kv, own.root, own.supervisor_url, own.commands)).converge()
 
 
 class ReloadRun:

@@ -17,7 +17,7 @@ from handlers.adapters.views import Views, versions
 from handlers.census import IN_SERVICE, Prober
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Step, Verdicts
 from handlers.core.names import Channel, InstanceKey
-from handlers.core.policy import ByHealth, Confirm, Drain, Policy, Reload
+from handlers.core.policy import ByHealth, Confirm, Drain, Policy, Reload, WarmUp
 from handlers.core.rollout import Facts, Goal, release_ids
 from handlers.core.version import ReleaseId
 from handlers.feeds import Feeds, Seen, Task
@@ -33,6 +33,8 @@ class Services(Prober, Protocol):
     def maintenance(self, instance: Instance, on: bool) -> None: ...
 
     def reload(self, how: Reload, key: InstanceKey, instance: Instance, limit_s: float) -> None: ...
+
+    def warm_up(self, how: WarmUp, key: InstanceKey, instance: Instance, limit_s: float) -> None: ...
 
     def confirmed(
         self,
@@ -121,18 +123,22 @@ class Sight:
         )
 
     def call(self, case: Case, state: InstanceState) -> None:
-        """Start the reload of the instance, unless it is under way or failed only just now."""
+        """Start the reload or the warm-up of the instance, unless it is under way or failed only just now."""
         track = self._tracks[case.key]
         if track.task is not None and (track.task.result is None or self._clock() < track.called_at + TICK_S):
             return
         limit_s = (
             case.plan.deadline_s if state.step is not Step.FILL else min(FIRST_CALL_S, case.plan.deadline_s)
         )
-        how, key, instance = case.policy.reload, case.key, case.instance
         track.called_for, track.called_at = _call_of(state), self._clock()
-        track.task = Task(
-            f"reload {key}", lambda: self._services.reload(how, key, instance, limit_s), self._wake
-        )
+        track.task = Task(f"{state.step} {case.key}", self._work(case, state.step, limit_s), self._wake)
+
+    def _work(self, case: Case, step: Step, limit_s: float) -> Callable[[], None]:
+        key, instance, how = case.key, case.instance, case.policy
+        warm_up = how.warm_up
+        if step is Step.WARM and warm_up is not None:
+            return lambda: self._services.warm_up(warm_up, key, instance, limit_s)
+        return lambda: self._services.reload(how.reload, key, instance, limit_s)
 
     def due(self, case: Case, state: InstanceState, facts: Facts) -> float | None:
         """Seconds until it should be looked at again, if nothing wakes earlier; None = nothing to do."""

@@ -59,6 +59,7 @@ COMMANDS = {
         "Register an instance of a service on a node by hand.",
     ),
     "deregister": ("hydra_cli.register", "deregister", "Take a registered instance away."),
+    "promote": ("hydra_cli.promote", "promote", "Announce the release that is staged."),
     "status": ("hydra_cli.status", "status", "Show what is wrong, then channels, services and nodes."),
     "why": ("hydra_cli.why", "why", "Say in one sentence what an instance waits for."),
     "view": ("hydra_cli.view", "view", "Show what each instance of a service uses, and where its view is."),

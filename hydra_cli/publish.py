@@ -32,6 +32,7 @@ hydra publish template.yaml --channel prod/search/places --version 2026-01-31T00
 hydra publish template.py --channel prod/search/places --wait --timeout 30m
 hydra publish template.py --channel prod/search/places --wait-source 2h --label build=4711
 hydra publish template.py --channel prod/search/places --digest
+hydra publish template.py --channel prod/search/places --stage
 hydra publish template.py --channel prod/search/places --dry-run --detailed-exitcode
 hydra publish template.py --channel prod/search/places --dry-run -o json
 """
@@ -81,6 +82,8 @@ class Published:
         """One sentence, then the datasets."""
         header, name = self.header, f"{self.header.version} of {self.header.channel}"
         now = f"head {self.before or 'none'} -> {header.version}"
+        if self.draft and self.draft.staged:
+            now = f"staged; the head stays {self.before or 'none'}"
         said = {
             "published": f"published {name} as release {header.sequence} ({now})",
             "planned": f"would publish {name} as release {header.sequence} ({now})",
@@ -123,6 +126,9 @@ def _dataset(dataset: Dataset) -> dict[str, Any]:
     "--wait-source", type=Duration(), default="0s", help="Wait this long for the data to appear on S3."
 )
 @click.option(
+    "--stage", is_flag=True, help="Nodes get it, nobody moves to it before `hydra promote` announces it."
+)
+@click.option(
     "--digest", is_flag=True, help="Read data that was not pushed with `hydra push` once, for its digests."
 )
 @click.option("--ignore-space", is_flag=True, help="Publish also where it does not fit on every node.")
@@ -142,6 +148,7 @@ def publish(
     wait: bool,
     timeout: float,
     wait_source: float,
+    stage: bool,
     digest: bool,
     ignore_space: bool,
     note: str,
@@ -154,12 +161,14 @@ def publish(
     published already changes nothing. With --dry-run -o json the output has the transaction as Consul's
     /v1/txn takes it.
     """
+    if wait and stage:
+        raise Usage("--stage lets nobody move to it, so there is nothing that --wait could wait for")
     if wait and dry_run:
         raise Usage("--dry-run publishes nothing that --wait could wait for")
     if digest and dry_run:
         raise Usage("--dry-run writes nothing, and --digest would write a manifest object beside the data")
     channel = channel_named(context, named, release)
-    wanted = Wanted(channel, data_template.load(template), version, note, dict(labels), digest)
+    wanted = Wanted(channel, data_template.load(template), version, note, dict(labels), digest, stage=stage)
     kv, objects = context.kv(channel.env), context.objects(channel.env)
     uploads = context.uploads(channel.env)
     require_environment(kv, channel.env)

@@ -24,7 +24,8 @@ from hydra_cli.publish_release import Draft, Standing
 class Wanted:
     """What the command line asks for; `digest`: read the data that no push has described.
 
-    `as_of`: as if it were that time (now), for datasets with a rhythm of their own.
+    `as_of`: as if it were that time (now), for datasets with a rhythm of their own. `stage`: nobody moves
+    to it.
     """
 
     channel: Channel
@@ -34,6 +35,7 @@ class Wanted:
     labels: Mapping[str, str] = field(default_factory=dict)
     digest: bool = False
     as_of: datetime | None = None
+    stage: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ def prepare(context: Context, kv: KV, objects: Objects, uploads: Uploads, wanted
         when=context.stamp(),
     )
     draft = publish_release.draft(context, wanted.channel, header, manifest, before)
+    if wanted.stage:
+        draft = publish_release.staged(context, draft, before)
     return Prepared(draft.header, manifest, before, draft)
 
 

@@ -36,6 +36,7 @@ from handlers.core.model import (
     ManifestRef,
     Rejected,
     Release,
+    Staged,
 )
 from handlers.core.names import Channel
 from handlers.core.source import WEB
@@ -73,6 +74,7 @@ class Draft:
     ops: Sequence[Op]
     place: Source | None = None
     list_bytes: bytes = b""
+    staged: bool = False
 
     def body(self) -> list[dict[str, object]]:
         """The transaction as Consul's /v1/txn takes it."""
@@ -82,9 +84,14 @@ class Draft:
 def standing(kv: KV, channel: Channel, version: Version) -> Standing:
     """Read all that a publish depends on, the head first, which guards the rest; refuse what may not be."""
     meta = require_environment(kv, channel.env)
-    wanted = (keys.head(channel), keys.settings(channel), keys.rejected(channel, version))
+    wanted = (
+        keys.head(channel),
+        keys.settings(channel),
+        keys.rejected(channel, version),
+        keys.staged(channel),
+    )
     entries: dict[str, Entry | None] = {keys.META: meta, **{key: kv.get(key)[0] for key in wanted}}
-    head, settings, rejected = (entries[key] for key in wanted)
+    head, settings, rejected, _ = (entries[key] for key in wanted)
     if settings:
         tombstone = codec.decode(ChannelSettings, settings.value, settings.key).tombstone
         if tombstone:
@@ -131,6 +138,14 @@ def without_head(draft: Draft, before: Standing) -> Draft:
     """The same release for the channel's history only: the head stays what it is."""
     head = keys.head(draft.header.channel)
     return replace(draft, ops=[before.guard(head) if op.key == head else op for op in draft.ops])
+
+
+def staged(context: Context, draft: Draft, before: Standing) -> Draft:
+    """The same release for the nodes only: they hold it, and nobody moves to it before it is promoted."""
+    key = keys.staged(draft.header.channel)
+    document = Staged(version=draft.header.version, who=context.who, why=draft.header.note)
+    whole = without_head(draft, before)
+    return replace(whole, ops=[*whole.ops, Cas(key, codec.encode(document), before.index(key))], staged=True)
 
 
 def announce(kv: KV, objects: Objects, draft: Draft) -> None:

@@ -27,6 +27,7 @@ OPTIONS = {
     "deadline_s": "deadline",
     "max_unavailable": "most unavailable at a time",
     "min_available": "least available",
+    "warm_up": "warm-up",
     "ram": "short of RAM",
     "data_first": "all nodes have the data first",
     "canaries": "go first",
@@ -111,6 +112,10 @@ hydra subscribe prod/search/completion --data-first --wave-by zone --wave-pause 
 @click.option("--wave-by", metavar="LABEL", help="One wave per value of this node label; empty = none.")
 @click.option("--wave-pause", "wave_pause_s", type=Duration(), help="Before each wave (default: 0s).")
 @click.option("--ram", help="Where RAM is short for two releases: via-disk (default), drain-node.")
+@click.option(
+    "--warm-up", help="Before it is ready: http://:PORT/PATH, or command:NAME of the node's configuration."
+)
+@click.option("--ram", help="Where RAM is short for two releases: via-disk (default).")
 @click.pass_obj
 def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given: Any) -> None:
     """Let a service read channels, or change how its instances are moved. What is not given stays."""

@@ -37,6 +37,7 @@ def releases(channel: Channel) -> list[str]:
     """What a publisher of `channel` alone writes."""
     return [
         keys.head(channel),
+        keys.staged(channel),
         keys.settings(channel),
         keys.release(channel, VERSION),
         keys.manifest(channel, VERSION),
@@ -92,8 +93,10 @@ REMOVED_BY_RETAIN = [
 # pins cannot be opened for all channels without opening heads: see consul/policies/operator.hcl.j2
 OPENED_BESIDE = [
     keys.head(CHANNEL),
+    keys.staged(CHANNEL),
     keys.settings(CHANNEL),
     keys.head(SIBLING),
+    keys.staged(SIBLING),
     keys.settings(SIBLING),
     keys.audit(f"channel/{CHANNEL}", VERSION, "1"),
     keys.audit(f"channel/{SIBLING}", VERSION, "1"),

@@ -93,6 +93,7 @@ EXAMPLES: Mapping[str, m.Doc] = {
     "meta": m.Meta(environments=("prod", "staging")),
     "channels/<c>/settings": m.ChannelSettings(keep_releases=10, keep_on_nodes=2),
     "channels/<c>/pin": m.Pin(version=OLD, who=WHO, why="the new ranking is being looked at"),
+    "channels/<c>/staged": m.Staged(version=NEW, at="2026-02-01T06:00:00Z", who=WHO, why="all nodes have it"),
     "channels/<c>/rejected/<version>": m.Rejected(who=WHO, when=WHEN, why="half of the places are missing"),
     "channels/<c>/unfetchable": m.Unfetchable(
         releases={OLD: f"s3://data/places/{OLD}/index/: shard-0.kv is gone"}, who=WHO, when=WHEN

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from handlers.core.policy import (
     ByHealth,
     ByHttp,
     ByMaps,
+    CommandCall,
     Confirm,
     Frozen,
     HttpReload,
@@ -35,6 +36,7 @@ from handlers.core.policy import (
     RestartReload,
     SignalReload,
     SystemdReload,
+    WarmUp,
 )
 from handlers.core.version import ReleaseId, Version
 
@@ -65,6 +67,14 @@ class Services:
     ) -> None:
         self._consul, self._root, self._supervisor_url = consul, root, supervisor_url
         self._systemd_user = systemd_user
+        self,
+        consul: Agent,
+        root: Path,
+        supervisor_url: str = "",
+        commands: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self._consul, self._root, self._supervisor_url = consul, root, supervisor_url
+        self._commands = commands or {}
 
     def listing(self, consul_name: str, *, after: int = 0, wait_s: float = 0) -> tuple[list[Any], int]:
         """All instances of a Consul service with their checks, and the index to block on.
@@ -125,6 +135,29 @@ class Services:
                 Systemd(limit_s, self._systemd_user).reload(_filled(unit, key))
             case NoReload() | Frozen():
                 return
+
+    def warm_up(self, how: WarmUp, key: InstanceKey, instance: Instance, limit_s: float) -> None:
+        """Let the instance get warm with what it has loaded, and wait for it (at most `limit_s`).
+
+        Raises `HydraError` with what went wrong, as people should read it.
+        """
+        match how:
+            case HttpReload():
+                self.reload(how, key, instance, limit_s)
+            case CommandCall(name):
+                from handlers.adapters import commands  # here: most runs of reload warm nobody up
+
+                ended = commands.run(self._commands, name, self._environ(key, instance), limit_s)
+                if ended.code:
+                    raise HydraError(f"command {name} ended with {ended.code}: {ended.line}")
+
+    def _environ(self, key: InstanceKey, instance: Instance) -> dict[str, str]:
+        return {
+            "HYDRA_VIEW": str(self._root / "views" / key),
+            "HYDRA_SERVICE": str(instance.service),
+            "HYDRA_INSTANCE": instance.id,
+            "HYDRA_ADDRESS": f"{instance.address or '127.0.0.1'}:{instance.port}",
+        }
 
     def _supervisor(self, limit_s: float) -> Supervisor:
         # most runs of reload never need it, and start faster without

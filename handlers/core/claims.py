@@ -79,6 +79,7 @@ class Ledger:
             proven = [v for v in self.proven[service].get(plan.channel, ()) if v not in channel.rejected]
             named: list[tuple[Version | None, str]] = [
                 (channel.head, "head"),
+                (channel.staged.version if channel.staged else None, "staged"),
                 (channel.pin.version if channel.pin else None, "pin of the channel"),
                 (pin.version if pin else None, f"pin of {service}"),
                 (proven[-1] if proven else None, f"proven for {service}"),

@@ -16,6 +16,7 @@ from handlers.core.acceptance import RECOVER
 from handlers.core.claims import BRAKED, Holds, Home, Ledger, claims, lost, ram, with_crowds
 from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, Rollout, ServicePlan, Subscription
 from handlers.core.names import Channel, Service
+from handlers.core.staging import promoted
 from handlers.core.targets import proven_versions, service_plan, subscription_of
 from handlers.core.turns import Turns, turns
 from handlers.core.version import ReleaseId, Version
@@ -29,13 +30,15 @@ class Plan:
     """What plan wants: `desired` by segment of all nodes, of which `changed` differ from what is written.
 
     `proven` and `rollouts` hold only documents that differ. `held` says why nothing may be planned; then only
-    `alarms` counts. `generation` is the highest one, after this plan. At `due` time alone changes it.
+    `alarms` counts. `generation` is the highest one, after this plan. `promotions` are staged releases whose
+    time has come: they become heads, and another plan follows. At `due` time alone changes the plan.
     """
 
     desired: Mapping[str, Desired] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
     proven: Mapping[Service, Proven] = field(default_factory=dict)
     rollouts: Mapping[Service, Rollout] = field(default_factory=dict)
+    promotions: Mapping[Channel, Version] = field(default_factory=dict)
     due: datetime | None = None
     alarms: Alarms
     generation: int = 0
@@ -45,7 +48,8 @@ class Plan:
 def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float = 0.5) -> Plan:
     """What the world asks for. `remembered` is the highest generation that this planner has ever written.
 
-    `now` decides only about pins that end by themselves.
+    `now` decides only about what a person or a subscription gave a time: pins that end by themselves, staged
+    releases that become heads, pauses between waves.
     """
     written = highest_generation(world)
     if reason := behind(world, written, remembered):
@@ -68,12 +72,15 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
         desired[home.node.segment] = fresh
     generation = generation if changed else max(written, world.published.generation)
     wrong = [*world.alarms, *alarms, *found, *ledger.alarms, *braked, *_unfetchable(world)]
+    promotions, later, staged = promoted(world, now)
+    wrong = [*world.alarms, *alarms, *found, *ledger.alarms, *braked, *staged]
     return Plan(
         desired=desired,
         changed=tuple(changed),
         proven=_proven(world, ledger),
         rollouts=_rollouts(world, ledger),
-        due=min((t.due for t in ledger.turns.values() if t.due), default=None),
+        promotions=promotions,
+        due=min([*later, *(t.due for t in ledger.turns.values() if t.due)], default=None),
         alarms=_alarms(wrong, generation),
         generation=generation,
     )

@@ -39,6 +39,7 @@ _CHANNEL: Mapping[str, Parse] = {
     "head": codec.decode_version,
     "pin": codec.decode_pin,
     "unfetchable": _document(model.Unfetchable),
+    "staged": _document(model.Staged),
 }
 _SERVICE = {
     "subscription": _document(model.Subscription),
@@ -221,6 +222,7 @@ def _channel(name: Channel, parts: dict[str, Any], unreadable: frozenset[str]) -
         settings=parts.get("settings", model.ChannelSettings()),
         head=parts.get("head"),
         pin=parts.get("pin"),
+        staged=parts.get("staged"),
         rejected={Version(v): note for v, note in _below(parts, "rejected").items()},
         releases=tuple(releases),
         digests={release.version: digest for release, digest in found},

@@ -55,6 +55,11 @@ def channel_pin(name: Channel) -> str:
     return f"{CHANNELS}{name}/pin"
 
 
+def staged(name: Channel) -> str:
+    """The release that nodes hold before anybody moves to it."""
+    return f"{CHANNELS}{name}/staged"
+
+
 def rejected(name: Channel, version: Version) -> str:
     """Who rejected a version of the channel, and why."""
     return f"{CHANNELS}{name}/rejected/{version}"

@@ -11,6 +11,8 @@
               maps                   it has files of the new release open or mapped, and none of the old
     drain     check                  its health check reads the view's `state` file
               maintenance            Hydra sets Consul's maintenance mode
+    warm-up   http://:PORT/PATH      POST, after the confirmation and before `ready`
+              command:NAME           a command of the node's configuration
     ram       via-disk               what does not fit beside the old copy is read from disk in between
 
 `{id}` is the instance's id as it stands in paths, so that one subscription serves several replicas on a node.
@@ -33,6 +35,7 @@ _URL = re.compile(r"http://(?P<host>localhost|127\.0\.0\.1)?:(?P<port>\d{0,5})(?
 _PROGRAM = re.compile(r"(?:[A-Za-z0-9_.:-]|\{id\})+")
 _UNIT = re.compile(r"(?!-)(?:[A-Za-z0-9_.:@-]|\{id\})+\.service")
 _PIDFILE = re.compile(r"/(?:[^\s{}]|\{id\})+")
+_COMMAND = re.compile(r"[A-Za-z0-9_-]+")
 _FIELD = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
@@ -91,6 +94,15 @@ class Frozen:
 
 
 Reload = HttpReload | SignalReload | RestartReload | SystemdReload | NoReload | Frozen
+@dataclass(frozen=True)
+class CommandCall:
+    """Run a command that the node's configuration defines; exit code 0 means done."""
+
+    name: str
+
+
+WarmUp = HttpReload | CommandCall
+Reload = HttpReload | SignalReload | RestartReload | NoReload | Frozen
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,7 @@ class Policy:
     confirm: Confirm
     drain: Drain
     ram: RamPolicy
+    warm_up: WarmUp | None = None
 
 
 class Texts(Protocol):
@@ -149,15 +162,18 @@ class Texts(Protocol):
     def drain(self) -> str: ...
     @property
     def ram(self) -> str: ...
+    @property
+    def warm_up(self) -> str: ...
 
 
 def parse(texts: Texts) -> Policy:
-    """All four at once; raises `Usage` that names the wrong one."""
+    """All at once; raises `Usage` that names the wrong one."""
     return Policy(
         reload=parse_reload(texts.reload),
         confirm=parse_confirm(texts.confirm),
         drain=_word(Drain, "drain", texts.drain),
         ram=parse_ram(texts.ram),
+        warm_up=parse_warm_up(texts.warm_up) if texts.warm_up else None,
     )
 
 
@@ -186,6 +202,16 @@ def parse_reload(text: str) -> Reload:
         f"reload {text!r} is none of http://:PORT/PATH, signal:NAME@pidfile:/PATH, "
         "signal:NAME@supervisor:NAME, restart:supervisor:NAME, systemd:UNIT, none, frozen"
     )
+
+
+def parse_warm_up(text: str) -> WarmUp:
+    """What is done with new data before traffic comes; raises `Usage`."""
+    kind, _, name = text.partition(":")
+    if kind == "command" and _COMMAND.fullmatch(name):
+        return CommandCall(name)
+    if kind == "http":
+        return HttpReload(parse_url(text, "warm-up"))
+    raise Usage(f"warm-up {text!r} is none of http://:PORT/PATH, command:NAME")
 
 
 def parse_confirm(text: str) -> Confirm:

@@ -49,6 +49,8 @@ class Reason(StrEnum):
     SUPERSEDED = "goes on to the newest target"
     RELOADING = "loads what its view points to"
     CONFIRMING = "waits for its confirmation: {seen}"
+    WARMING = "warms up: {how}"
+    NOT_WARM = "its warm-up failed: {error}"
     RETURNING = "waits until it is in service again"
     WENT_BACK = "went back: {error}"
     GAVE_UP = "is on its old release but did not come back into service: {error}"

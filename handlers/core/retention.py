@@ -115,6 +115,7 @@ Naming = Iterable[tuple[Channel, Version | None, str]]
 def _by_channels(world: World) -> Naming:
     for channel in world.channels.values():
         yield channel.name, channel.head, "the head"
+        yield channel.name, channel.staged.version if channel.staged else None, "staged"
         yield channel.name, channel.pin.version if channel.pin else None, "pinned"
 
 

@@ -2,8 +2,8 @@
 
 One move of an instance is a walk over the steps of `model.Step`:
 
-    idle -> drain -> flip -> reload -> confirm -> return -> idle
-              ^        ^                              |
+    idle -> drain -> flip -> reload -> confirm -> warm -> return -> idle
+              ^        ^                                      |
               |        +-- failed: back to the old release, the new one gets a verdict
               +----------- superseded while `ready`: out again, to the newest target
 
@@ -183,6 +183,8 @@ def advance(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan, fr
             return _reload(state, aim, facts, plan)
         case Step.CONFIRM:
             return _confirm(state, aim, facts, plan)
+        case Step.WARM:
+            return _warm(state, aim, facts)
         case Step.RETURN:
             return _return(state, aim, facts, plan)
         case _:
@@ -294,6 +296,19 @@ def _confirmed(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan)
             return Next(Do.NOTHING, replace(state, step=Step.FLIP, reason=Reason.RELOADING.say()))
         if aim.awaits_ram and not state.back:
             return Next(Do.NOTHING, replace(state, reason=Reason.AWAITS_RAM.say()))
+    if plan.warm_up:
+        return Next(Do.NOTHING, replace(state, step=Step.WARM, reason=Reason.WARMING.say(how=plan.warm_up)))
+    return Next(Do.NOTHING, _ready(state, Reason.RETURNING.say()))
+
+
+def _warm(state: InstanceState, aim: Goal, facts: Facts) -> Next:
+    """New data that does not get warm is as good as not loaded; with the old data it comes back anyway."""
+    if facts.called is None:
+        return Next(Do.CALL, state)
+    if _superseded(state, aim, facts):
+        return Next(Do.NOTHING, _out(state, aim, Step.FLIP, Reason.SUPERSEDED.say()))
+    if facts.called and not stays(state, aim):
+        return _halt(state, aim, Reason.NOT_WARM.say(error=facts.called))
     return Next(Do.NOTHING, _ready(state, Reason.RETURNING.say()))
 
 

@@ -241,6 +241,7 @@ def service_plan(
         max_unavailable=subscription.max_unavailable,
         min_available=subscription.min_available,
         ram=subscription.ram,
+        warm_up=subscription.warm_up,
         paused=control.paused,
         retry=(*control.retry, *_overruled(facts, aliases, world, now)),
     ), alarms
@@ -284,6 +285,7 @@ def subscription_of(plan: ServicePlan) -> Subscription:
         max_unavailable=plan.max_unavailable,
         min_available=plan.min_available,
         ram=plan.ram,
+        warm_up=plan.warm_up,
     )
 
 

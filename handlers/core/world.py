@@ -31,13 +31,14 @@ _TALLY = model.Tally()
 class ChannelFacts:
     """All documents of one channel; `releases` in the order of their sequence, `digests` of their headers.
 
-    `unreadable` has `settings`, `head`, `pin` and `releases/<version>` where these do not parse.
+    `unreadable` has `settings`, `head`, `pin`, `staged` and `releases/<version>` where these do not parse.
     """
 
     name: Channel
     settings: model.ChannelSettings = _SETTINGS
     head: Version | None = None
     pin: model.Pin | None = None
+    staged: model.Staged | None = None
     rejected: Mapping[Version, model.Rejected] = field(default_factory=dict)
     releases: tuple[model.Release, ...] = ()
     digests: Mapping[Version, str] = field(default_factory=dict)

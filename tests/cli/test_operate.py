@@ -32,6 +32,7 @@ def fleet(desk: Desk) -> Desk:
     cluster.judge(3)
     cluster.control(paused=True)
     cluster.put(keys.channel_pin(PLACES), model.Pin(version=v(2)))
+    cluster.put(keys.staged(PLACES), model.Staged(version=v(2)))
     cluster.put(keys.proven(COMPLETE), model.Proven(channels={PLACES: (v(2),)}))
     place = InstanceKey.of(COMPLETE, "one")
     registered = model.Instance(service=COMPLETE, id="one", incarnation="x", health="none")
@@ -57,6 +58,9 @@ CHANGES: dict[str, Sequence[str]] = {
     "subscribe-new": ("subscribe", OTHER, "--channel", PLACES),
     "unsubscribe": ("unsubscribe", COMPLETE),
     "register": ("register", COMPLETE, "two", "--node", "n1"),
+    "promote": ("promote", PLACES),
+    "promote-at": ("promote", PLACES, "--at", "2026-06-02T00:00:00Z"),
+    "rollout-promote": ("rollout", "promote", COMPLETE, rid(3)),
     "deregister": ("deregister", COMPLETE, "one", "--node", "n1"),
     "pause": ("rollout", "pause", OTHER),
     "resume": ("rollout", "resume", COMPLETE),
@@ -66,7 +70,7 @@ CHANGES: dict[str, Sequence[str]] = {
     "uncordon": ("node", "uncordon", "n2"),
     "forget": ("node", "forget", "n2"),
 }
-ONCE = {"rollback", "rollback-hold", "register", "deregister"}
+ONCE = {"promote", "rollback", "rollback-hold", "register", "deregister"}
 REASONED = {"channel-set", "channel-set-new", "subscribe", "subscribe-new", "init", "register", "deregister"}
 
 
@@ -264,6 +268,30 @@ def test_budget_is_a_number_a_share_or_what_must_stay(fleet: Desk) -> None:
     assert fleet.run("subscribe", COMPLETE, "--max-unavailable", "half").code == 2
     answer = fleet.run("subscribe", COMPLETE, "--max-unavailable", "1", "--min-available", "1")
     assert (answer.code, "not both" in answer.err) == (2, True)
+
+
+def test_promoted_release_is_the_head_and_no_longer_staged(fleet: Desk) -> None:
+    fleet.ok("promote", PLACES)
+
+    assert fleet.value(keys.head(PLACES)) == v(2).encode()
+    assert fleet.value(keys.staged(PLACES)) is None
+    assert fleet.run("promote", PLACES).code == 2
+
+
+def test_promotion_at_a_time_is_left_to_the_planner(fleet: Desk) -> None:
+    answer = fleet.ok("promote", PLACES, "--at", "2026-06-02T08:00:00+02:00")
+
+    assert "at 2026-06-02T06:00:00Z" in answer.out
+    staged = codec.decode(model.Staged, fleet.value(keys.staged(PLACES)) or b"", "it")
+    assert (staged.version, staged.at, staged.who) == (v(2), "2026-06-02T06:00:00Z", "eve")
+    assert fleet.value(keys.head(PLACES)) == v(3).encode()
+    assert fleet.run("promote", PLACES, "--at", "tomorrow").code == 2
+
+
+def test_rejected_release_is_not_promoted(fleet: Desk) -> None:
+    fleet.ok("reject", PLACES, v(2))
+
+    assert fleet.run("promote", PLACES).code == 9
 
 
 def test_live_node_is_not_forgotten(fleet: Desk) -> None:

@@ -303,3 +303,20 @@ def _node(desk: Desk, name: str, free: int, alive: bool = True) -> None:
     desk.put({key: codec.encode(document) for key, document in documents.items()})
     if alive:
         desk.put({keys.alive(name): b"session"})
+
+
+def test_staged_release_is_published_without_becoming_the_head(desk: Desk) -> None:
+    desk.init()
+    desk.data(1)
+    assert desk.publish().code == 0
+    desk.data(2)
+
+    answer = desk.publish("--stage")
+
+    assert answer.code == 0
+    assert "staged; the head stays 2026-01-01T00-00-00" in answer.out
+    assert desk.value(keys.head(PLACES)) == v(1).encode()
+    staged = codec.decode(model.Staged, desk.value(keys.staged(PLACES)) or b"", "it")
+    assert staged.version == v(2)
+    assert desk.value(keys.release(PLACES, v(2))) is not None
+    assert desk.publish("--stage", "--wait").code == 2

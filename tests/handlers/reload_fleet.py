@@ -37,7 +37,7 @@ from handlers.core.model import (
     VolumeInfo,
 )
 from handlers.core.names import Channel, InstanceKey, Service
-from handlers.core.policy import ByHealth, Confirm, Reload
+from handlers.core.policy import ByHealth, Confirm, Reload, WarmUp
 from handlers.core.version import ReleaseId, Version
 from handlers.reload import ReloadRun
 from handlers.settings import Limits, Settings
@@ -81,6 +81,7 @@ class Fleet:
     nodes: dict[str, Node] = field(default_factory=dict)
     bad: set[Version] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
+    cold: set[Version] = field(default_factory=set)
     plan: ServicePlan = field(
         default_factory=lambda: ServicePlan(
             aliases={"places": AliasPlan(channel=PLACES, target=V1, start=V1)},
@@ -281,6 +282,7 @@ class FakeServices:
         self._node = node
         self._real = Services(node.fleet.kv, node.root)
         self.maintained: list[tuple[str, bool]] = []
+        self.warmed: list[tuple[str, Version | None]] = []
         self.before_reload: Callable[[InstanceKey], None] = lambda _: None
 
     def listing(self, consul_name: str, *, after: int = 0, wait_s: float = 0) -> tuple[list[Any], int]:
@@ -310,6 +312,12 @@ class FakeServices:
 
     def maintenance(self, instance: Instance, on: bool) -> None:
         self.maintained.append((instance.id, on))
+
+    def warm_up(self, how: WarmUp, key: InstanceKey, instance: Instance, limit_s: float) -> None:
+        assert not self._node.replicas[key].serves, "warmed up under traffic"
+        self.warmed.append((instance.id, self._node.replicas[key].loaded))
+        if self._node.replicas[key].loaded in self._node.fleet.cold:
+            raise HydraError("command warm ended with 1: still cold")
 
     def reload(self, how: Reload, key: InstanceKey, instance: Instance, limit_s: float) -> None:
         self.before_reload(key)

@@ -99,6 +99,25 @@ class TestWrites:
         assert order.index(keys.ALARMS) < order.index(keys.desired("n1"))
         assert order.index(keys.proven(COMPLETE)) < order.index(keys.desired("n1"))
 
+    def test_staged_release_whose_time_has_come_becomes_the_head(self, fake: FakeKV, tmp_path: Path) -> None:
+        cluster = three_nodes()
+        cluster.publish(2)
+        cluster[keys.head(PLACES)] = v(1).encode()
+        cluster.put(keys.staged(PLACES), model.Staged(version=v(2), at="2020-01-01T00:00:00Z"))
+        write(fake, cluster)
+        ctx = context(fake, tmp_path)
+
+        plan.run(ctx)
+
+        head, _ = fake.get(keys.head(PLACES))
+        assert head is not None
+        assert head.value == v(2).encode()
+        assert fake.get(keys.staged(PLACES))[0] is None
+        (trace,) = fake.list(keys.AUDIT).entries.values()
+        assert codec.decode(model.Audit, trace.value, "audit").action == "promoted"
+        plan.run(ctx)
+        assert read(fake).alias("n1").target == v(2)
+
     def test_only_changed_documents_are_written(self, fake: FakeKV, tmp_path: Path) -> None:
         cluster = three_nodes()
         write(fake, cluster)

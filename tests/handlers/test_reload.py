@@ -155,6 +155,41 @@ def test_budget_of_the_subscription_counts_before_nodes_hear_of_it(fleet: Fleet)
     assert fleet.most_out == 1
 
 
+def test_replica_gets_warm_after_its_reload_and_before_traffic(fleet: Fleet) -> None:
+    fleet.want(warm_up="command:warm")
+    started(fleet, n1=("a", "b"))
+
+    fleet.want(V2)
+    fleet.run()
+
+    assert serving(fleet) == {(V2, True)}
+    assert sorted(fleet.nodes["n1"].services.warmed) == [("a", V2), ("b", V2)]
+
+
+def test_replica_that_does_not_get_warm_goes_back_and_stops_the_others(fleet: Fleet) -> None:
+    fleet.want(warm_up="command:warm")
+    started(fleet, n1=("a",), n2=("a",))
+    fleet.cold.add(V2)
+
+    fleet.want(V2)
+    fleet.run()
+
+    assert serving(fleet) == {(V1, True)}
+    (found,) = fleet.verdicts().releases.values()
+    assert (found.verdict, "still cold" in found.reason) == ("halted", True)
+
+
+def test_old_release_comes_back_even_when_it_does_not_get_warm(fleet: Fleet) -> None:
+    fleet.want(warm_up="command:warm")
+    started(fleet, n1=("a",))
+    fleet.cold |= {V1, V2}
+
+    fleet.want(V2)
+    fleet.run()
+
+    assert serving(fleet) == {(V1, True)}
+
+
 @pytest.mark.parametrize("how", ["refused", "unconfirmed", "sick"])
 def test_a_failed_reload_goes_back_and_stops_everybody_else(fleet: Fleet, how: str) -> None:
     fleet.want(deadline_s=0.3, confirm="http://:/v#release" if how == "unconfirmed" else "health")

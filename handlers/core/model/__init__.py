@@ -55,6 +55,7 @@ from handlers.core.model.releases import (
     Pushed,
     Rejected,
     Release,
+    Staged,
     Unfetchable,
 )
 from handlers.core.model.services import (
@@ -120,6 +121,7 @@ __all__ = [
     "ServicePlan",
     "SlotEntry",
     "Slots",
+    "Staged",
     "State",
     "States",
     "Step",

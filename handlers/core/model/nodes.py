@@ -152,6 +152,7 @@ class ServicePlan(Part):
     deadline_s: float = 300.0
     max_unavailable: Amount = 1
     min_available: Amount | None = None
+    warm_up: str = ""
     ram: str = "via-disk"
     paused: bool = False
     retry: tuple[str, ...] = ()

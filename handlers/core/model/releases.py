@@ -56,6 +56,19 @@ class Pin(Doc):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Staged(Doc):
+    """`channels/<c>/staged`: a release for the nodes alone; `at` its time it becomes the head."""
+
+    version: Version
+    at: str = ""
+    who: str = ""
+    why: str = ""
+
+    def title(self) -> str:
+        return f"{self.version} is staged" + (f", and becomes the head at {self.at}" if self.at else "")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rejected(Doc):
     """`channels/<c>/rejected/<version>`."""
 

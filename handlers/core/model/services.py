@@ -29,6 +29,7 @@ class Subscription(Doc):
     deadline_s: float = 300.0
     max_unavailable: Amount = 1
     min_available: Amount | None = None
+    warm_up: str = ""
     ram: str = "via-disk"
     data_first: bool = False
     canaries: int = 0

@@ -29,6 +29,7 @@ class Step(StrEnum):
     FLIP = "flip"
     RELOAD = "reload"
     CONFIRM = "confirm"
+    WARM = "warm"
     RETURN = "return"
 
 
