@@ -33,6 +33,7 @@ from handlers.core.world import World
 
 ROLE = "plan"
 MEMORY = "plan"
+BURST_FACTOR = 4.0  # while changes keep coming the pause doubles, up to so many times
 QUIET_FACTOR = 4.0  # a run that changed nothing is followed by a pause of so many times its length
 
 
@@ -42,12 +43,14 @@ class Memory:
 
     `generation`: the highest that it has announced. `orders`: digest by prefix of the operators' orders that
     were planned last. `due`: when the next run may begin, on this machine's monotonic clock (s).
+    `burst`: how many pauses long the last one is, as changes kept coming.
     `wake_at`: when time alone changes the plan (Unix time, 0 = never); resync runs plan then.
     """
 
     generation: int = 0
     orders: Mapping[str, str] = field(default_factory=dict)
     due: float = 0.0
+    burst: float = 1.0
     wake_at: float = 0.0
 
     @classmethod
@@ -56,8 +59,13 @@ class Memory:
         try:
             value = json.loads(local.read(MEMORY) or b"{}")
             orders = {str(k): str(v) for k, v in value.get("orders", {}).items()}
-            numbers = (float(value.get(name, 0.0)) for name in ("due", "wake_at"))
-            return cls(int(value.get("generation", 0)), orders, *numbers)
+            return cls(
+                int(value.get("generation", 0)),
+                orders,
+                due=float(value.get("due", 0.0)),
+                burst=float(value.get("burst", 1.0)),
+                wake_at=float(value.get("wake_at", 0.0)),
+            )
         except (ValueError, TypeError, AttributeError) as e:
             log.warning("plan", "the planner's memory does not parse and is begun anew", error=e)
             return cls()
@@ -71,7 +79,7 @@ def run(ctx: Context) -> str:
     """Make `desired/`, `proven/`, `rollouts/` and `alarms` what the rest of the KV asks for."""
     memory = Memory.read(ctx.local)
     limits = ctx.settings.limits
-    _let_a_burst_pass(ctx.kv, memory, limits.plan_pause_s)
+    last, waited = memory, _let_a_burst_pass(ctx.kv, memory, BURST_FACTOR * limits.plan_pause_s)
     with cluster_lock(ctx.kv, ctx.local, ROLE, node=ctx.node, ttl_s=limits.plan_ttl_s) as fence:
         began = time.monotonic()
         world = snapshot.load(ctx.kv)
@@ -92,8 +100,9 @@ def run(ctx: Context) -> str:
         _tell_nodes(ctx.kv, world, made, fence)
         _promote(ctx, world, made, fence)
     took_s = time.monotonic() - began
-    pause_s = limits.plan_pause_s if made.changed else min(QUIET_FACTOR * took_s, limits.plan_pause_s)
-    replace(memory, due=time.monotonic() + pause_s).write(ctx.local)
+    burst = min(2 * last.burst, BURST_FACTOR) if waited and made.changed else 1.0
+    pause_s = limits.plan_pause_s * burst if made.changed else min(QUIET_FACTOR * took_s, limits.plan_pause_s)
+    replace(memory, due=time.monotonic() + pause_s, burst=burst).write(ctx.local)
     return _summary(made)
 
 
@@ -107,18 +116,21 @@ def _orders(prefix: str, indexes: Mapping[str, int]) -> str:
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
-def _let_a_burst_pass(kv: KV, memory: Memory, longest_s: float) -> None:
-    """Wait until the pause after the last run is over, or an order is there that was not planned yet."""
+def _let_a_burst_pass(kv: KV, memory: Memory, longest_s: float) -> bool:
+    """Wait until the pause after the last run is over, or an order is there that was not planned yet.
+
+    Returns whether there was a pause, and all of it passed: changes come faster than they are planned.
+    """
     left_s = memory.due - time.monotonic()
     if not 0 < left_s <= longest_s:  # after a boot the clock begins anew
-        return
+        return False
     urgent = threading.Event()
     for prefix in (keys.CHANNELS, keys.SERVICES):
         watch = threading.Thread(
             target=_watch_orders, args=(kv, prefix, memory, urgent), name=f"orders {prefix}", daemon=True
         )
         watch.start()
-    urgent.wait(left_s)
+    return not urgent.wait(left_s)
 
 
 def _watch_orders(kv: KV, prefix: str, memory: Memory, urgent: threading.Event) -> None:

@@ -46,9 +46,8 @@ STUCK_S = 2.0  # before an instance in the middle of a move is tried again after
 def run(ctx: Context) -> str:
     """One run: until nothing more can be done here now. Raises `Temporary`, `Denied`, `Conflict`."""
     own = ctx.settings
-    services = service.Services(ctx.kv, own.root, own.supervisor_url, own.systemd_user)
+    services = service.Services(ctx.kv, own.root, own.supervisor_url, own.systemd_user, own.commands)
     return ReloadRun(ctx, services).converge()
-    return ReloadRun(ctx, service.Services(ctx.kv, own.root, own.supervisor_url, own.commands)).converge()
 
 
 class ReloadRun:

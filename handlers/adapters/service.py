@@ -63,18 +63,15 @@ class Services:
     """The instances of this node, and the health of those of others."""
 
     def __init__(
-        self, consul: Agent, root: Path, supervisor_url: str = "", systemd_user: bool = False
-    ) -> None:
-        self._consul, self._root, self._supervisor_url = consul, root, supervisor_url
-        self._systemd_user = systemd_user
         self,
         consul: Agent,
         root: Path,
         supervisor_url: str = "",
+        systemd_user: bool = False,
         commands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._consul, self._root, self._supervisor_url = consul, root, supervisor_url
-        self._commands = commands or {}
+        self._systemd_user, self._commands = systemd_user, commands or {}
 
     def listing(self, consul_name: str, *, after: int = 0, wait_s: float = 0) -> tuple[list[Any], int]:
         """All instances of a Consul service with their checks, and the index to block on.

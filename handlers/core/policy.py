@@ -94,6 +94,8 @@ class Frozen:
 
 
 Reload = HttpReload | SignalReload | RestartReload | SystemdReload | NoReload | Frozen
+
+
 @dataclass(frozen=True)
 class CommandCall:
     """Run a command that the node's configuration defines; exit code 0 means done."""
@@ -102,7 +104,6 @@ class CommandCall:
 
 
 WarmUp = HttpReload | CommandCall
-Reload = HttpReload | SignalReload | RestartReload | NoReload | Frozen
 
 
 @dataclass(frozen=True)

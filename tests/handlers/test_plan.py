@@ -280,6 +280,22 @@ class TestPauses:
         assert plan.run(ctx) == "planned generation 2: 3 of 3 nodes changed"
         assert time.monotonic() - began > 0.8
 
+    def test_pauses_grow_while_heads_keep_coming_and_shrink_again(self, fake: FakeKV, tmp_path: Path) -> None:
+        """A hundred heads in ten seconds are planned three times: at once, after 4 s, and 8 s later."""
+        cluster = three_nodes()
+        write(fake, cluster)
+        ctx = context(fake, tmp_path, plan_pause_s=0.2)
+        pauses = []
+        for number in range(2, 7):
+            cluster.publish(number)
+            write(fake, cluster)
+            assert "3 of 3 nodes changed" in plan.run(ctx)
+            pauses.append(round((plan.Memory.read(ctx.local).due - time.monotonic()) / 0.2))
+
+        assert pauses == [1, 2, 4, 4, 4]
+        plan.run(ctx)  # nothing came
+        assert plan.Memory.read(ctx.local).burst == 1.0
+
     @pytest.mark.parametrize("early", [True, False], ids=["before-the-run", "while-it-waits"])
     @pytest.mark.parametrize(
         "key",
