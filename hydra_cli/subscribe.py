@@ -115,7 +115,6 @@ hydra subscribe prod/search/completion --data-first --wave-by zone --wave-pause 
 @click.option(
     "--warm-up", help="Before it is ready: http://:PORT/PATH, or command:NAME of the node's configuration."
 )
-@click.option("--ram", help="Where RAM is short for two releases: via-disk (default).")
 @click.pass_obj
 def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given: Any) -> None:
     """Let a service read channels, or change how its instances are moved. What is not given stays."""

@@ -136,7 +136,7 @@ def _service_obstacle(facts: ServiceFacts, alias: str, release: ReleaseId, whole
     if release in control.abort:
         return f"aborted by {control.who or 'somebody'}: {control.why or 'no reason given'}"
     verdict = facts.verdicts.releases.get(release)
-    if verdict and verdict.stands and verdict.id not in control.retry:
+    if verdict and verdict.stands and not control.overrules(release, verdict):
         return f"{verdict.verdict} by {verdict.instance} on {verdict.node}: {verdict.reason}"
     if control.paused:
         return f"its rollouts are paused by {control.who or 'somebody'}: {control.why or 'no reason given'}"

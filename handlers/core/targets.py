@@ -78,7 +78,7 @@ class Case:
 def standing_verdict(service: ServiceFacts, release: ReleaseId) -> Verdict | None:
     """The verdict on a release, unless an operator has overruled it."""
     verdict = service.verdicts.releases.get(release)
-    if verdict is None or not verdict.stands or verdict.id in service.control.retry:
+    if verdict is None or not verdict.stands or service.control.overrules(release, verdict):
         return None
     return verdict
 
@@ -250,7 +250,7 @@ def service_plan(
 def _overruled(
     facts: ServiceFacts, aliases: Mapping[str, AliasPlan], world: World, now: datetime
 ) -> list[str]:
-    """Ids of what checks found of releases that operators have pinned: the pin beats the verdict."""
+    """Ids of what checks found of releases that operators have pinned or promoted all the same."""
     found = []
     for alias, part in aliases.items():
         channel = world.channels.get(part.channel)
@@ -259,6 +259,8 @@ def _overruled(
             verdict = facts.verdicts.releases.get(ReleaseId.of(part.channel, pin.version)) if pin else None
             if pin and verdict and verdict.verdict in tuple(Outcome) and _in_force(pin, now):
                 found.append(verdict.id)
+    verdicts = facts.verdicts.releases.items()
+    found += [verdict.id for release, verdict in verdicts if facts.control.overrules(release, verdict)]
     return sorted(set(found) - set(facts.control.retry))
 
 

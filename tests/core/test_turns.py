@@ -187,9 +187,10 @@ def test_inconclusive_check_pauses_until_somebody_decides() -> None:
     fleet.control(retry=("id2",))
     fleet.step()
     assert (fleet.may(), fleet.rollout().stage) == ({"n1"}, "check")
-    fleet.control(promote=(rid(2),), retry=("id2",))
+    fleet.control(promote=(rid(2),))
     fleet.step()
     assert fleet.may() == ALL
+    assert fleet.desired("n1").services[COMPLETE].retry == ("id2",)  # nodes look at verdicts themselves
 
 
 @pytest.mark.parametrize("verdict", ["bad", "inconclusive"])

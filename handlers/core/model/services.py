@@ -66,6 +66,10 @@ class Control(Doc):
     when: str = ""
     why: str = ""
 
+    def overrules(self, release: ReleaseId, verdict: Verdict) -> bool:
+        """Whether an operator has taken it back; who promotes a release needs no evidence for it."""
+        return verdict.id in self.retry or (verdict.verdict == "inconclusive" and release in self.promote)
+
     def title(self) -> str:
         return "Rollouts are paused" if self.paused else "Rollouts may go on"
 
