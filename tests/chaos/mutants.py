@@ -36,10 +36,9 @@ class Mutant:
 
 MUTANTS: Mapping[str, Mutant] = {
     "budget": Mutant(
-        "handlers/moves.py",
-        "        if isinstance(answer, Blocked):\n"
-        "            return self._blocked(case, before, answer.reason)\n",
-        "",
+        "handlers/core/admission.py",
+        "    if len(away) + len(sick) + 1 <= allowed:\n        return Admit()\n",
+        "    return Admit()\n",
         "within the budget",
         seed=1,
         minutes=1,
