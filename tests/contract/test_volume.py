@@ -161,7 +161,8 @@ def test_space_is_what_the_reserve_and_the_budget_leave(root: Path, volumes: Vol
     limited = Volumes(root, {"disk": VolumeInfo(cls=DISK, budget_bytes=1_000_000)})
     reserved = Volumes(root, {"disk": VolumeInfo(cls=DISK, reserve_bytes=free * 2)})
 
-    assert abs(volumes.space("disk").bytes - free) < free * 0.2
+    # in RAM, what the machine has left counts as well
+    assert 0 < volumes.space("disk").bytes < free * 1.2
     assert 850_000 < limited.space("disk").bytes <= 900_000
     assert reserved.space("disk").bytes < 0
     assert volumes.space("disk").files > 0
