@@ -17,6 +17,7 @@ from handlers.adapters.local import LocalState
 from handlers.adapters.supervisor import Supervisor
 from handlers.adapters.templates import STATES
 from handlers.core import codec
+from handlers.core.errors import Temporary
 from handlers.core.freshness import OLDEST_S, PATIENCE_S
 from handlers.core.model import InstanceState, Ready, States
 from handlers.core.names import InstanceKey
@@ -72,11 +73,18 @@ def node(tmp_path: Path) -> Iterator[Node]:
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"unix://{tmp_path}/socket"
     try:
-        wait_until(lambda: (tmp_path / "socket").exists() and Supervisor(url).pid("discover"))
+        wait_until(lambda: _runs(url), what="discover runs")
         yield Node(tmp_path, url)
     finally:
         running.terminate()
         running.wait()
+
+
+def _runs(url: str) -> int:
+    try:
+        return Supervisor(url).pid("discover")
+    except Temporary:  # it does not listen yet
+        return 0
 
 
 def test_program_that_does_not_come_back_makes_the_node_stale_until_it_does(node: Node) -> None:
