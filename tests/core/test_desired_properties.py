@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -101,9 +102,14 @@ def settled(cluster: Cluster) -> Cluster:
 
 
 def content(cluster: Cluster) -> dict[str, model.Desired]:
-    """What the nodes are told, generations aside."""
+    """What the nodes are told, aside from generations and from how many were told at the same time."""
     found = {k: codec.decode(model.Desired, raw, k) for k, raw in cluster.items() if "/desired/" in k}
-    return {k: model.Desired(**{**vars(doc), "generation": 0}) for k, doc in found.items()}
+    return {
+        k: replace(
+            doc, generation=0, releases={r: replace(hold, crowd=1) for r, hold in doc.releases.items()}
+        )
+        for k, doc in found.items()
+    }
 
 
 def apply(cluster: Cluster, made: Plan, count: int | None = None) -> None:
