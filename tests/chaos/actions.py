@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import itemgetter
@@ -16,7 +16,7 @@ from typing import TypeVar
 from handlers.adapters.ports import Cas
 from handlers.core import codec, keys
 from handlers.core.errors import HydraError
-from handlers.core.model import Alarms, Meta
+from handlers.core.model import Meta
 from handlers.core.version import Version
 from hydra_cli.dev import processes
 from hydra_cli.dev.access import PLANNER_NODE
@@ -41,7 +41,7 @@ BUDGETS = (
 FEWEST, MOST = 3, 6  # replicas
 RUNS_S = 2.0  # how long to wait for a handler that runs
 PATIENCE_S = 10.0  # of somebody who is about to type a command
-FLOOR = re.compile(r"generation_floor (\d+)")
+GENERATIONS = 1000  # more than a run makes
 Undo = Callable[[], None]
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Actions:
     def __init__(self, scene: Scene, recorder: Recorder, say: Callable[[str], None]) -> None:
         self._scene, self._cluster, self._recorder, self._say = scene, scene.cluster, recorder, say
         self._published: list[Version] = []
-        self._snapshot = b""
+        self._snapshot, self._floor = b"", 0
         self._ill: set[str] = set()  # nodes that nobody can work on now
         self._doings: Mapping[Kind, Callable[[Act], Undo | None]] = {
             Kind.PUBLISH: self._publish,
@@ -310,18 +310,18 @@ class Actions:
         return self._recover
 
     def _recover(self) -> None:
-        """Say that the restored KV counts, as the alarm asks for."""
+        """Say that the restored KV counts: by a floor above all generations that any node may have seen.
+
+        The alarm names the lowest that will do, but the planner may be dead before it has raised one.
+        """
         kv = self._cluster.kv()
-        entry, _ = kv.get(keys.ALARMS)
-        alarms = codec.decode(Alarms, entry.value, keys.ALARMS).alarms if entry else ()
-        floors = [int(found[1]) for alarm in alarms if (found := FLOOR.search(alarm.text))]
         before, _ = kv.get(keys.META)
         assert before
-        self._note(RECOVER, "", f"generation_floor {max(floors, default='unchanged')}")
-        if floors:
-            meta = codec.decode(Meta, before.value, keys.META)
-            fresh = codec.encode(Meta(environments=meta.environments, generation_floor=max(floors)))
-            kv.txn([Cas(keys.META, fresh, before.index)])
+        meta = codec.decode(Meta, before.value, keys.META)
+        self._floor += GENERATIONS  # beyond that of an earlier one, which the restored KV may have lost
+        fresh = replace(meta, generation_floor=self._floor)
+        self._note(RECOVER, "", f"generation_floor {fresh.generation_floor}")
+        kv.txn([Cas(keys.META, codec.encode(fresh), before.index)])
 
 
 def _chosen(among: Sequence[T], act: Act) -> T:
