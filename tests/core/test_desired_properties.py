@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -12,7 +11,7 @@ from handlers.core import codec, keys, model
 from handlers.core.desired import Plan
 from handlers.core.names import Channel, Service
 from handlers.core.version import ReleaseId
-from tests.core.worlds import COMPLETE, PLACES, ROUTE, STREETS, Cluster, rid, v, writes
+from tests.core.worlds import COMPLETE, PLACES, ROUTE, STREETS, Cluster, order_of, rid, v, writes
 
 Act = Callable[[Cluster], object]
 
@@ -102,13 +101,9 @@ def settled(cluster: Cluster) -> Cluster:
 
 
 def content(cluster: Cluster) -> dict[str, model.Desired]:
-    """What the nodes are told, aside from generations and from how many were told at the same time."""
-    found = {k: codec.decode(model.Desired, raw, k) for k, raw in cluster.items() if "/desired/" in k}
+    """What the nodes are told; see `order_of`."""
     return {
-        k: replace(
-            doc, generation=0, releases={r: replace(hold, crowd=1) for r, hold in doc.releases.items()}
-        )
-        for k, doc in found.items()
+        k: order_of(codec.decode(model.Desired, raw, k)) for k, raw in cluster.items() if "/desired/" in k
     }
 
 

@@ -182,3 +182,12 @@ def writes(made: Plan) -> list[tuple[str, bytes]]:
 
 def texts(made: Plan) -> str:
     return "\n".join(f"{alarm.object}: {alarm.text}" for alarm in made.alarms.alarms)
+
+
+def order_of(desired: model.Desired) -> model.Desired:
+    """What a node is told, aside from the generation and from how many were told at the same time.
+
+    Both depend on which runs of plan wrote it.
+    """
+    releases = {release: dataclasses.replace(hold, crowd=1) for release, hold in desired.releases.items()}
+    return dataclasses.replace(desired, generation=0, releases=releases)

@@ -20,7 +20,7 @@ from handlers.context import Context
 from handlers.core import codec, keys, model
 from handlers.core.errors import Conflict, Temporary
 from handlers.settings import Limits, Settings
-from tests.core.worlds import COMPLETE, PLACES, Cluster, rid, v
+from tests.core.worlds import COMPLETE, PLACES, Cluster, order_of, rid, v
 from tests.fakes_kv import FakeKV
 from tests.servers import wait_until
 
@@ -205,10 +205,11 @@ class TestCrashes:
 
     def _content(self, kv: FakeKV) -> dict[str, model.Desired]:
         found = read(kv)
-        documents = {
-            k: codec.decode(model.Desired, raw, k) for k, raw in found.items() if k.startswith(keys.DESIRED)
+        return {
+            k: order_of(codec.decode(model.Desired, raw, k))
+            for k, raw in found.items()
+            if k.startswith(keys.DESIRED)
         }
-        return {k: model.Desired(**{**vars(doc), "generation": 0}) for k, doc in documents.items()}
 
     def test_answer_that_is_lost_is_no_setback(self, fake: FakeKV, tmp_path: Path) -> None:
         write(fake, three_nodes())
