@@ -71,9 +71,8 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
             fresh = dataclasses.replace(fresh, generation=home.node.desired.generation)
         desired[home.node.segment] = fresh
     generation = generation if changed else max(written, world.published.generation)
-    wrong = [*world.alarms, *alarms, *found, *ledger.alarms, *braked, *_unfetchable(world)]
     promotions, later, staged = promoted(world, now)
-    wrong = [*world.alarms, *alarms, *found, *ledger.alarms, *braked, *staged]
+    wrong = [*world.alarms, *alarms, *found, *ledger.alarms, *braked, *_unfetchable(world), *staged]
     return Plan(
         desired=desired,
         changed=tuple(changed),
