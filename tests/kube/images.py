@@ -113,8 +113,7 @@ class Images:
     def _python_context(self, context: Path) -> None:
         """A Debian root, and the wheels of what Hydra runs with, at the versions of the lock file."""
         packages = f"--include={','.join(PACKAGES)}"
-        mirror = "http://deb.debian.org/debian"
-        _run("mmdebstrap", "--variant=minbase", packages, "bookworm", str(context / "root.tar"), mirror)
+        _run("mmdebstrap", "--variant=minbase", packages, "bookworm", str(context / "root.tar"))
         names = re.findall(
             r"^([a-z0-9._-]+==[^ ;\\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE
         )
