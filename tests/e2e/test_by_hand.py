@@ -140,9 +140,10 @@ def test_unsubscribed_service_loses_its_data_and_nobody_else_does(scene: Scene) 
 
 
 def documents_of(scene: Scene) -> list[str]:
-    """Keys that are left of the service."""
+    """Keys that are left of the service, its past aside."""
     entries = scene.cluster.kv().list(keys.ROOT).entries
-    return [key for key in entries if f"/{scene.service}" in key and not key.startswith(keys.AUDIT)]
+    past = (keys.AUDIT, keys.SERVED)
+    return [key for key in entries if f"/{scene.service}" in key and not key.startswith(past)]
 
 
 def test_deleted_channel_goes_from_nodes_and_consul_and_s3_stays(scene: Scene) -> None:

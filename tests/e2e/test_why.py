@@ -197,6 +197,22 @@ def test_release_that_fails_says_how_it_went_back(scene: Scene) -> None:
         scene.await_running(V1)
 
 
+def test_warm_up_is_waited_for_and_one_that_fails_sends_the_instance_back(scene: Scene) -> None:
+    scene.publish(V1)
+    scene.subscribe("--warm-up", "http://:/reload")  # this service does as much with any request
+    (replica,) = scene.start("n1")
+    scene.await_running(V1)
+    with Recorder(scene) as recorder:
+        scene.publish(V2)
+        recorder.said(Reason.WARMING)
+        scene.await_running(V2)
+        scene.subscribe("--warm-up", f"http://:{free_port()}/nobody-listens")
+        scene.publish(V3)
+        recorder.said(Reason.NOT_WARM)
+        scene.await_running(V2)
+        await_why(scene, replica, Reason.HELD, Reason.NOT_WARM)
+
+
 def test_instance_that_is_not_drained_and_one_that_cannot_return_say_so(scene: Scene) -> None:
     """A check that never fails, and an old release that needs longer than the deadline to be back."""
     scene.publish(V1, settle_s=5)
