@@ -397,7 +397,8 @@ def test_refusals_halve_the_streams_and_success_brings_them_back() -> None:
         leave.wait(0.01)
     assert not leave.wait(0.4)
     assert len(taken) == 2
-    link.went_well()
+    for _ in range(3):  # a little more than all that are allowed
+        link.went_well()
     while len(taken) < 3:
         leave.wait(0.01)
     leave.set()
