@@ -30,6 +30,22 @@ def tmpfs(path: Path, size: str, inodes: int = 0) -> Iterator[Path]:
         unmount(path)
 
 
+@contextlib.contextmanager
+def sparse(image: Path, path: Path, size: int) -> Iterator[Path]:
+    """A disk that says that it has `size` bytes; only what is written to it is taken from the real one."""
+    with image.open("wb") as file:
+        file.truncate(size)
+    few = ("-T", "largefile4", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard")
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", *few, str(image)], check=True)
+    path.mkdir(parents=True, exist_ok=True)
+    _mount("-o", "loop", str(image), str(path))
+    try:
+        yield path
+    finally:
+        unmount(path)
+        image.unlink()
+
+
 def remount(path: Path, option: str) -> None:
     """Change an option of a mount: `ro`, `rw`, `size=…`."""
     _mount("-o", f"remount,{option}", str(path))
