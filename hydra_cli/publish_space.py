@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +14,8 @@ from handlers.core.fits import Answer, Fit, fit
 from handlers.core.holdings import Space, footprint
 from handlers.core.model import File, Release
 from handlers.core.reuse import Files
-from handlers.core.world import NodeFacts, World
+from handlers.core.version import ReleaseId
+from handlers.core.world import World
 from hydra_cli.fetching import Lists, header_of, held_by, nodes_reading
 from hydra_cli.output import Block, Cell, Table, Tone
 
@@ -26,15 +28,17 @@ def look(kv: KV, objects: Objects, header: Release, files: Files, now: datetime)
     """How the release and each node with an instance that reads its channel go together."""
     world = load(kv, *EVERYTHING)
     lists = Lists(kv, objects)
+    # most nodes of a fleet hold the same releases
+    needs = functools.cache(lambda held: _needs(lists, world, files, held))
     return [
-        fit(node, world, header, _needs(lists, world, files, node), now)
+        fit(node, world, header, needs(tuple(sorted(held_by(node)))), now)
         for node in nodes_reading(world, header.channel)
     ]
 
 
-def _needs(lists: Lists, world: World, files: Files, node: NodeFacts) -> dict[str, Space]:
+def _needs(lists: Lists, world: World, files: Files, held: Iterable[ReleaseId]) -> dict[str, Space]:
     """Room of each dataset without the files that will be linked from another release."""
-    headers = filter(None, (header_of(world, release) for release in sorted(held_by(node))))
+    headers = filter(None, (header_of(world, release) for release in held))
     known = {
         (file.size, file.check) for header in headers for rows in lists.of(header).values() for file in rows
     }
