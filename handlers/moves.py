@@ -171,7 +171,7 @@ class Moves:
         stale = {slot for slot, entry in slots.out.items() if entry.node in gone}
         unjudged = CheckIndex(keys.verdicts(case.key.service), case.verdicts_index)
         enter = self._slots.enter(case.key, case.instance, slots, index, stale)
-        self._book.commit({case.key: state}, [*enter, unjudged, unchanged])
+        self._book.commit({case.key: state}, [*enter, unjudged, *unchanged])
         self._slots.entered(case.key)
         log.info("reload", "out for a reload", instance=case.key, moving=_text(state.moving))
         return True
@@ -198,7 +198,7 @@ class Moves:
         unjudged = CheckIndex(keys.verdicts(name), case.verdicts_index)
         fresh = {key: self._sent_out(self._book.instances[key], state, case.plan) for key in mine}
         enter = self._slots.enter_all({key: self.here[key] for key in mine}, slots, index, stale)
-        self._book.commit({**fresh, case.key: state}, [*enter, unjudged, unchanged])
+        self._book.commit({**fresh, case.key: state}, [*enter, unjudged, *unchanged])
         for key in mine:
             self._slots.entered(key)
         log.info("reload", "out together for RAM", instances=",".join(sorted(mine)), reason=case.aim.drain)

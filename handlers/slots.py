@@ -34,18 +34,21 @@ class SlotBook:
         entry, _ = self._kv.get(key)
         return (codec.decode(Slots, entry.value, key), entry.index) if entry else (Slots(), 0)
 
-    def budget(self, service: Service, plan: ServicePlan) -> tuple[Budget, CheckIndex]:
+    def budget(self, service: Service, plan: ServicePlan) -> tuple[Budget, list[CheckIndex]]:
         """The budget in force now, and the check that it is still so when the slot is taken.
 
         Read from the subscription itself: `desired` gets here seconds later, and a budget may be lowered in
-        mid-rollout. Where the subscription is gone or does not parse, what was planned counts.
+        mid-rollout. Where the subscription is gone or does not parse, what was planned counts; that it is
+        gone is not checked, since Consul wants write permission for "does not exist".
         """
         key = keys.subscription(service)
         entry, _ = self._kv.get(key)
-        check = CheckIndex(key, entry.index if entry else 0)
+        if entry is None:
+            return budget_of(plan), []
+        check = [CheckIndex(key, entry.index)]
         with contextlib.suppress(Malformed):
-            found = codec.decode(Subscription, entry.value, key) if entry else None
-            if found and not found.tombstone:
+            found = codec.decode(Subscription, entry.value, key)
+            if not found.tombstone:
                 return budget_of(found), check
         return budget_of(plan), check
 
