@@ -1,11 +1,11 @@
 """Images for the test cluster, built here from what is here: nothing is pulled.
 
-    hydra.test/pause:1            busybox, which sleeps: what containerd holds a pod's namespaces with
-    hydra.test/python:1           a small Debian with Python, made by mmdebstrap; wheels of all that Hydra
-    needs hydra.test/consul, …-template the programs that `tools/programs.py` built
-    hydra.test/hydra:test         k8s/Dockerfile on top of these
+    pause                    busybox, which sleeps: what containerd holds a pod's namespaces with
+    debian, python           a small Debian with Python, made by mmdebstrap; with wheels of what Hydra needs
+    consul, consul-template  the programs that `tools/programs.py` built
+    hydra                    k8s/Dockerfile on top of these
 
-Archives are in the cache beside the programs, named after what they were made from, so that a second run
+All are named after what they are made from and kept in the cache beside the programs, so that a second run
 builds only Hydra's own image, and that only when the checkout changed.
 """
 
@@ -19,15 +19,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hydra_cli.programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = "hydra.test"
-PAUSE, PYTHON, HYDRA = f"{REGISTRY}/pause:1", f"{REGISTRY}/python:1", f"{REGISTRY}/hydra:test"
-CONSUL, CONSUL_TEMPLATE = f"{REGISTRY}/consul:1", f"{REGISTRY}/consul-template:1"
+PAUSE, HYDRA = f"{REGISTRY}/pause:1", f"{REGISTRY}/hydra:test"
 PACKAGES = ("python3-minimal", "python3-venv", "ca-certificates")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SOURCES = (
@@ -45,7 +46,7 @@ SOURCES = (
 
 
 class Images:
-    """The archives; `folder` is the cache."""
+    """The archives that nodes get; `folder` is the cache."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -61,86 +62,59 @@ class Images:
         script = "trap exit TERM; while :; do sleep 3600 & wait; done"
         lines = ["FROM scratch", *(f"COPY busybox /bin/{name}" for name in ("busybox", "sh", "sleep"))]
         text = "\n".join([*lines, f"ENTRYPOINT {json.dumps(['/bin/sh', '-c', script])}", ""])
-        return self._built(PAUSE, text, {"busybox": Path("/bin/busybox")}, ["/bin/busybox"])
-
-    def python(self) -> Path:
-        """The base of Hydra's image and of the services under test."""
-        key = [*PACKAGES, (ROOT / "requirements.lock").read_text(), (ROOT / "setup.py").read_text()]
-        text = (
-            "FROM scratch\nADD root.tar /\nCOPY wheels /wheels\n"
-            f"ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels PATH={PATH}\n"
-        )
-        return self._built(PYTHON, text, {}, key, self._python_context)
+        made = self._base("pause", text, [], partial(_copy, Path("/bin/busybox")))
+        return self._saved(PAUSE, made, [made])
 
     def hydra(self) -> Path:
         """k8s/Dockerfile, as everybody builds it, on bases that were made here."""
-        self.python()
-        for name, image in (("consul", CONSUL), ("consul-template", CONSUL_TEMPLATE)):
+        bases = {"PYTHON_IMAGE": self._python()}
+        for name, argument in (("consul", "CONSUL_IMAGE"), ("consul-template", "CONSUL_TEMPLATE_IMAGE")):
             text = f"FROM scratch\nCOPY {name} /bin/{name}\n"
-            self._built(image, text, {name: program(name)}, [str(program(name))])
+            bases[argument] = self._base(name, text, [str(program(name))], partial(_copy, program(name)))
         sources = [file for source in SOURCES for file in _files(ROOT / source)]
-        key = [*(f"{file.relative_to(ROOT)} {_digest(file)}" for file in sources), *self._ids(PYTHON)]
-        archive = self._archive(HYDRA, key)
-        if not archive.exists():
-            bases = {"PYTHON_IMAGE": PYTHON, "CONSUL_IMAGE": CONSUL, "CONSUL_TEMPLATE_IMAGE": CONSUL_TEMPLATE}
+        key = [*(f"{file.relative_to(ROOT)} {_digest(file)}" for file in sources), *bases.values()]
+        if not self._archive(HYDRA, key).exists():
             words = [word for name, base in bases.items() for word in ("--build-arg", f"{name}={base}")]
             self._build(HYDRA, ROOT, ROOT / "k8s" / "Dockerfile", *words)
-            self._save(HYDRA, archive)
-        return archive
+        return self._saved(HYDRA, HYDRA, key)
 
-    def _ids(self, image: str) -> list[str]:
-        return self._buildah("images", "--quiet", "--no-trunc", image).split()
+    def _python(self) -> str:
+        """Debian with Python, and wheels, since there is nothing to install from in a build."""
+        text = f"FROM scratch\nADD root.tar /\nENV PATH={PATH}\n"
+        debian = self._base("debian", text, PACKAGES, _debian_root)
+        key = [(ROOT / "requirements.lock").read_text(), (ROOT / "setup.py").read_text()]
+        text = f"FROM {debian}\nCOPY wheels /wheels\nENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels\n"
+        return self._base("python", text, key, _wheels)
 
-    def _built(
-        self, image: str, text: str, files: dict[str, Path], key: Iterable[str], more: object = None
-    ) -> Path:
-        archive = self._archive(image, [text, *key])
-        if archive.exists() and self._known(image):
-            return archive
-        context = self.folder / "context"
-        shutil.rmtree(context, ignore_errors=True)
-        context.mkdir()
-        for name, source in files.items():
-            shutil.copy(source, context / name)
-        if callable(more):
-            more(context)
-        (context / "Dockerfile").write_text(text)
-        self._build(image, context, context / "Dockerfile")
-        self._save(image, archive)
-        shutil.rmtree(context)
-        return archive
-
-    def _python_context(self, context: Path) -> None:
-        """A Debian root, and the wheels of what Hydra runs with, at the versions of the lock file."""
-        packages = f"--include={','.join(PACKAGES)}"
-        _run("mmdebstrap", "--variant=minbase", packages, "bookworm", str(context / "root.tar"))
-        names = re.findall(
-            r"^([a-z0-9._-]+==[^ ;\\]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE
-        )
-        constraints = context / "constraints.txt"
-        constraints.write_text("\n".join(names))
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(context / "wheels")]
-        _run(*pip, "--constraint", str(constraints), f"{ROOT}[k8s]", "setuptools", "wheel")
+    def _base(self, name: str, text: str, key: Iterable[str], fill: Callable[[Path], None]) -> str:
+        """An image of the store, named after what it is made from; made in a folder that `fill` fills."""
+        image = f"{REGISTRY}/{name}:{_short([text, *key])}"
+        known = [*self._command(), "inspect", "--type=image", image]
+        if subprocess.run(known, capture_output=True).returncode:
+            with TemporaryDirectory(dir=self.folder, prefix="context-") as folder:
+                context = Path(folder)
+                fill(context)
+                (context / "Dockerfile").write_text(text)
+                self._build(image, context, context / "Dockerfile")
+        return image
 
     def _archive(self, image: str, key: Iterable[str]) -> Path:
-        digest = hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
-        return self.folder / f"{image.rpartition('/')[2].replace(':', '-')}-{digest}.tar"
+        return self.folder / f"{image.rpartition('/')[2].replace(':', '-')}-{_short(key)}.tar"
+
+    def _saved(self, name: str, image: str, key: Iterable[str]) -> Path:
+        """The archive of `image` under the name `name`; what was made from older sources goes."""
+        archive = self._archive(name, key)
+        if not archive.exists():
+            for old in self.folder.glob(f"{archive.name.rpartition('-')[0]}-*"):
+                old.unlink()
+            aside = archive.with_suffix(".part")
+            self._buildah("push", "--quiet", image, f"docker-archive:{aside}:{name}")
+            aside.rename(archive)  # under its last name only once it is whole
+        return archive
 
     def _build(self, image: str, context: Path, file: Path, *words: str) -> None:
         common = ("bud", "--isolation=chroot", "--pull-never", "--layers", "--format=docker")
         self._buildah(*common, "--tag", image, "--file", str(file), *words, str(context))
-
-    def _save(self, image: str, archive: Path) -> None:
-        """Under its last name only once it is whole; what was made from older sources goes."""
-        for old in self.folder.glob(f"{archive.name.rpartition('-')[0]}-*.tar"):
-            old.unlink()
-        aside = archive.with_suffix(".part")
-        self._buildah("push", "--quiet", image, f"docker-archive:{aside}:{image}")
-        aside.rename(archive)
-
-    def _known(self, image: str) -> bool:
-        command = [*self._command(), "inspect", "--type=image", image]
-        return subprocess.run(command, capture_output=True).returncode == 0
 
     def _command(self) -> list[str]:
         runtime = self.folder / "run"
@@ -148,6 +122,24 @@ class Images:
 
     def _buildah(self, *words: str) -> str:
         return _run(*self._command(), *words)
+
+
+def _copy(file: Path, context: Path) -> None:
+    shutil.copy(file, context / file.name)
+
+
+def _debian_root(context: Path) -> None:
+    packages = f"--include={','.join(PACKAGES)}"
+    _run("mmdebstrap", "--variant=minbase", packages, "bookworm", str(context / "root.tar"))
+
+
+def _wheels(context: Path) -> None:
+    """What Hydra runs with, at the versions of the lock file."""
+    lock = (ROOT / "requirements.lock").read_text()
+    constraints = context / "constraints.txt"
+    constraints.write_text("\n".join(re.findall(r"^([a-z0-9._-]+==[^ ;\\]+)", lock, re.MULTILINE)))
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(context / "wheels")]
+    _run(*pip, "--constraint", str(constraints), f"{ROOT}[k8s]", "setuptools", "wheel")
 
 
 def _run(*command: str) -> str:
@@ -164,6 +156,10 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
     else:
         yield from (f for f in sorted(path.rglob("*")) if f.is_file() and "__pycache__" not in f.parts)
+
+
+def _short(key: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
 
 
 def _digest(file: Path) -> str:
