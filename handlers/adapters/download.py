@@ -83,8 +83,7 @@ class Download:
             with disk_errors(f"staging of {self._source}"):
                 begun = bool(self._done.names() or self._parts.names())
             self._tasks.extend(self._task_of(file, begun) for file in self._files)
-            # twice as many as streams: while some wait for the disk, others fetch
-            for n in range(min(2 * self._link.streams, self._streams_worth())):
+            for n in range(min(self._link.streams, self._streams_worth())):
                 # daemons: one that is stuck in the network must not keep the process from ending
                 self._threads += 1
                 threading.Thread(target=self._work, name=f"download-{n}", daemon=True).start()
