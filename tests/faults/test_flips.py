@@ -215,7 +215,7 @@ def test_d2_what_is_right_is_linked_and_moves_no_byte(field: Field, kind: str) -
 def test_d2_none_of_1000_flips_in_the_list_of_files_is_accepted(
     field: Field, beside: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One bit of the list of files (or of the header that names it) is another: nothing of it is taken."""
+    """One bit of the list of files is another: nothing of it is taken."""
     chance = random.Random(SEED)
     releases = [field.put_files(n, {"a": b"%d" % n}, beside=beside) for n in range(1, 29)]
     raw = {release: listed(field, release, beside) for release in releases}
