@@ -13,7 +13,7 @@ from handlers.adapters.ports import KV, Entry
 from handlers.core import codec, keys
 from handlers.core.errors import Malformed, Usage
 from handlers.core.model import Audit, Served
-from handlers.core.names import segment
+from handlers.core.names import Service, segment
 from handlers.core.served import at
 from hydra_cli.context import Context, Named, Node, object_name
 from hydra_cli.options import Duration, command
@@ -105,8 +105,15 @@ def _served(context: Context, kv: KV, name: str | None, when: str) -> Then:
         service = key.removeprefix(keys.SERVED).rpartition("/")[0]
         documents.setdefault(service, []).append(codec.decode(Served, entry.value, key))
     if name and not documents:
-        raise Usage(f"of {context.service(name)} nothing is recorded")
+        documents[str(_known(context, kv, name))] = []
     return Then(when, {service: at(found, when) for service, found in documents.items()})
+
+
+def _known(context: Context, kv: KV, name: str) -> Service:
+    service = context.service(name)
+    if not kv.list(keys.service(service)).entries:
+        raise Usage(f"there is no service {service}; `hydra status` lists all of them")
+    return service
 
 
 def _moment(text: str, now: datetime) -> str:

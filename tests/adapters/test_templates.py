@@ -58,6 +58,10 @@ class Node:
     def shows(self, key: InstanceKey, word: str) -> None:
         wait_until(lambda: self.views.shown(key) == word, what=f"{key} shows {word}")
 
+    def told(self, key: InstanceKey) -> dict[str, object]:
+        """What `readiness.json` says."""
+        return dict(json.loads((self.views.path(key) / "readiness.json").read_bytes()))
+
 
 def document(sequence: int, **words: str) -> bytes:
     named = {"a": A, "b": B}
@@ -104,9 +108,10 @@ def test_files_follow_the_document(node: Node) -> None:
 
     node.shows(A, "draining")
     node.shows(B, "ready")
-    found = json.loads((node.views.path(A) / "readiness.json").read_bytes())
-    assert found == json.loads(readiness(dataclasses.replace(STATE, state=Ready.DRAINING)))
-    assert json.loads((node.views.path(B) / "readiness.json").read_bytes())["id"] == B.segment
+    draining = json.loads(readiness(dataclasses.replace(STATE, state=Ready.DRAINING)))
+    # Each file is written by itself: one follows the other within moments.
+    wait_until(lambda: node.told(A) == draining, what="readiness.json of A follows too")
+    wait_until(lambda: node.told(B).get("id") == B.segment, what="readiness.json of B follows too")
 
 
 @pytest.mark.usefixtures("running")
@@ -124,7 +129,7 @@ def test_a_document_that_makes_no_sense_takes_nobody_out(node: Node, raw: bytes)
     node.shows(B, "draining")
 
     assert node.views.shown(A) == "ready"
-    assert json.loads((node.views.path(A) / "readiness.json").read_bytes())["state"] == "ready"
+    assert node.told(A)["state"] == "ready"
 
 
 @pytest.mark.usefixtures("running")
