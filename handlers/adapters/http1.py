@@ -70,6 +70,7 @@ class _Secure:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_hostname=host)
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._ended = False
         while not self._has_shaken_hands():
             self._exchange()
         self._send()
@@ -86,14 +87,22 @@ class _Secure:
         self._send()
 
     def recv_into(self, view: memoryview) -> int:
-        """Some bytes, as many as one record has; 0 at the end."""
-        while True:
-            try:
-                return int(self._tls.read(len(view), view))
-            except ssl.SSLWantReadError:
-                self._exchange()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return 0
+        """What has come, up to all of `view`; waits where nothing has. 0 at the end."""
+        while not (count := self._decrypted(view)) and not self._ended:
+            self._exchange()
+        return count
+
+    def _decrypted(self, view: memoryview) -> int:
+        """All records that are here already, up to a full `view`: each is one step of Python."""
+        got, size = 0, len(view)
+        try:
+            while got < size:
+                got += int(self._tls.read(size - got, view[got:]))
+        except ssl.SSLWantReadError:
+            return got
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            self._ended = True
+        return got
 
     def close(self) -> None:
         self._plain.close()
@@ -136,13 +145,24 @@ class Connection:
             return self._ask(method, request)
 
     def body(self, answer: Answer) -> Iterator[memoryview]:
-        """The body in pieces of up to 1 MiB, each valid until the next; ended early, it closes."""
-        left = answer.length or 0
+        """The body in pieces of up to 1 MiB, each valid until the next; ended early, it closes.
+
+        One that fits into the buffer behind its head comes in one piece: whoever takes it works once.
+        """
+        left, broken = answer.length or 0, None
         try:
             start, end = self._first
-            if piece := self._buffer[start : min(end, start + left)]:
+            stop = start + left
+            try:
+                while end < stop <= BUFFER_BYTES:
+                    end += self._fill(self._buffer[end:stop])
+            except OSError as e:
+                broken = e  # what came before it counts
+            if piece := self._buffer[start : min(end, stop)]:
                 left -= len(piece)
                 yield piece
+            if broken:
+                raise broken
             while left:
                 count = self._fill(self._buffer[: min(left, BUFFER_BYTES)])
                 left -= count
@@ -205,16 +225,16 @@ class Connection:
         assert self._socket is not None
         used, end = 0, -1
         while end < 0:
-            if used == _HEAD_BYTES:
+            if used >= _HEAD_BYTES:
                 raise ConnectionError("the head of its answer does not end")
             try:
-                count = self._socket.recv_into(self._buffer[used:_HEAD_BYTES])
+                count = self._socket.recv_into(self._buffer[used:])
             except BlockingIOError:
-                count = self._socket.recv_into(self._buffer[used:_HEAD_BYTES])
+                count = self._socket.recv_into(self._buffer[used:])
             if not count:
                 raise ConnectionError("it closed the connection without an answer")
             used += count
-            end = bytes(self._buffer[:used]).find(b"\r\n\r\n")
+            end = bytes(self._buffer[: min(used, _HEAD_BYTES)]).find(b"\r\n\r\n")
         status, *rows = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")
         self._first = (end + 4, used)
         headers = {n.strip().lower(): v.strip() for n, _, v in (row.partition(":") for row in rows)}

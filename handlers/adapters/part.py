@@ -49,10 +49,13 @@ class Part:
 
         Without a check nothing could tell whether what is there is right, so such a file begins anew.
         """
-        flags = _FLAGS if self.check else _FLAGS | os.O_TRUNC
-        self.fd = os.open(self._name, flags, 0o600, dir_fd=self._folder.fd)
-        written = list(_written(self.fd)) if os.fstat(self.fd).st_size else []
-        os.ftruncate(self.fd, self.file.size)
+        written: list[Span] = []
+        try:
+            self.fd = os.open(self._name, _FLAGS | os.O_EXCL, 0o600, dir_fd=self._folder.fd)
+        except FileExistsError:
+            self.fd = os.open(self._name, _FLAGS, 0o600, dir_fd=self._folder.fd)
+            os.ftruncate(self.fd, self.file.size if self.check else 0)
+            written = list(_written(self.fd))
         return [span for span in self._chunks() if not self._has(span, written, on_bytes)]
 
     def digest_at(self, start: int) -> bytes:
@@ -78,7 +81,9 @@ class Part:
 
     def is_wrong(self, on_bytes: Callable[[int], None]) -> bool:
         """Whether a file that is checked as a whole is not what it should be."""
-        if self.check is None or self.chunked:
+        if self.chunked:
+            return False  # each chunk was looked at when it came
+        if self.check is None:
             return os.fstat(self.fd).st_size != self.file.size
         return bool(checks.wrong(self.fd, self.file.size, self.check, on_bytes))
 
@@ -88,7 +93,10 @@ class Part:
         os.fchmod(self.fd, DATA_FILE)
         os.fsync(self.fd)
         self.close()
-        with done.open(above.split("/") if above else [], make=True) as folder:
+        if not above:
+            os.rename(self._name, name, src_dir_fd=self._folder.fd, dst_dir_fd=done.fd)
+            return
+        with done.open(above.split("/"), make=True) as folder:
             os.rename(self._name, name, src_dir_fd=self._folder.fd, dst_dir_fd=folder.fd)
 
     def remove(self) -> None:

@@ -86,4 +86,5 @@ def _signing_key(secret: str, day: str, region: str) -> bytes:
 
 
 def _hmac(key: bytes, text: str) -> bytes:
-    return hmac.digest(key, text.encode(), "sha256")
+    # not hmac.digest, which lets other threads in for these few bytes and then waits for its turn
+    return hmac.new(key, text.encode(), "sha256").digest()
