@@ -40,6 +40,9 @@ LIMITS: Mapping[str, float] = {
 }
 
 
+ZONES = "abc"  # of the nodes, one after the other
+
+
 class Cluster:
     """`with Cluster(folder) as cluster:` or `up()` and `down()`; start it from the main thread.
 
@@ -236,7 +239,7 @@ class Cluster:
         )
         variables = {**self._backbone.s3, **self._backbone.marks, "CONSUL_HTTP_TOKEN": node_token}
         node = self._nodes[name] = Node(name, folder, agent, mark, variables)
-        node.prepare(as_toml(self._limits))
+        node.prepare(as_toml(self._limits), zone=ZONES[(len(self._nodes) - 1) % len(ZONES)])
         if not self._memory.add(node.ram):
             self._say(f"node {name}: its RAM volume is on disk, since memory cannot be mounted here")
         self._record()  # before anything of it runs

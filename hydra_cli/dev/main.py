@@ -69,9 +69,10 @@ def up(context: Context, nodes: int, folder: Path, detach: bool) -> int:
 
     One Consul server with ACLs, a planner, an S3 server (unless AWS_ENDPOINT_URL names one), and for each
     node a Consul agent and a supervisord. DIR/env has what your shell needs; DIR/nodes/NODE/root is a node's
-    HYDRA_ROOT. Programs of services go into DIR/nodes/NODE/services/*.conf, followed by `supervisorctl -c
-    DIR/nodes/NODE/root/state/supervisord.conf update`. What an earlier cluster left in DIR is removed. Times
-    that are minutes on real machines are seconds here.
+    HYDRA_ROOT. Nodes have the label zone, which is a, b, c in turn. Programs of services go into
+    DIR/nodes/NODE/services/*.conf, followed by `supervisorctl -c DIR/nodes/NODE/root/state/supervisord.conf
+    update`. What an earlier cluster left in DIR is removed. Times that are minutes on real machines are
+    seconds here.
     """
     if detach:
         return _detached(context, nodes, folder)

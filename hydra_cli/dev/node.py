@@ -110,13 +110,14 @@ class Node:
         ends = {log.name: log.read_text(errors="replace")[-_LAST_WORDS:] for log in logs if log.exists()}
         return "\n".join(f"{name}: {text.strip()}" for name, text in ends.items() if text)
 
-    def prepare(self, limits: str) -> None:
-        """Make the folders, and a configuration with the table `limits`."""
+    def prepare(self, limits: str, zone: str) -> None:
+        """Make the folders, and a configuration with the table `limits`; the node has the label `zone`."""
         for folder in (self.ram, self.folder / "services"):
             folder.mkdir(parents=True, exist_ok=True)
         include = self.folder / "services" / "*.conf"
         volumes = '[volumes.disk]\nclass = "DISK"\n\n[volumes.ram]\nclass = "RAM"\n'
-        self.config.write_text(f'{limits}\n{volumes}\n[supervisor]\ninclude = "{include}"\n')
+        labels = f'[labels]\nzone = "{zone}"\n'
+        self.config.write_text(f'{limits}\n{volumes}\n{labels}\n[supervisor]\ninclude = "{include}"\n')
 
     def environ(self) -> dict[str, str]:
         """The environment of its Hydra."""

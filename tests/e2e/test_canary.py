@@ -109,9 +109,9 @@ def test_abort_sends_the_canary_back(scene: Scene) -> None:
 
 
 def test_pause_after_the_canary_ends_by_time(scene: Scene) -> None:
-    """The nodes of `hydra dev` have no labels: all are in the last wave, which begins after a pause."""
+    """No node has this label: all are in the last wave, which begins after a pause."""
     begin(scene)
-    scene.subscribe("--canaries", "1", "--check", "", "--wave-by", "zone", "--wave-pause", "10m")
+    scene.subscribe("--canaries", "1", "--check", "", "--wave-by", "rack", "--wave-pause", "10m")
     scene.publish(V2)
     until("it pauses", lambda: stage(scene) == "pause")
     assert moved_to(scene, V2) == 1

@@ -16,7 +16,7 @@ import pytest
 from handlers.adapters.ports import Delete, Set
 from handlers.core import codec, keys
 from handlers.core.errors import HydraError
-from handlers.core.model import Desired, Instances, NodeInfo, States, Step, Subscription
+from handlers.core.model import Desired, Instances, States, Step, Subscription
 from handlers.core.reasons import Reason
 from handlers.core.version import Version
 from hydra_cli.dev.access import PLANNER_NODE
@@ -281,51 +281,32 @@ def test_service_that_is_set_up_wrongly_or_frozen_says_so(scene: Scene) -> None:
 
 
 def test_instance_whose_turn_has_not_come_says_whose_it_is(scene: Scene) -> None:
-    config = scene.cluster.node("n1").config
-    before = config.read_text()
+    """Each node of `hydra dev` is in a zone of its own."""
     scene.publish(V1, errors=0.0)
-    scene.subscribe("--drain-time", "3s", "--data-first", "--wave-by", "zone", "--wave-pause", "5s")
+    scene.subscribe("--drain-time", "3s", "--data-first", "--wave-by", "zone", "--wave-pause", "2s")
     check = ("--canaries", "1", "--check", "http://:/stats#errors<=0.05", "--check-time", "4s")
     scene.subscribe(*check, "--check-interval", "0.5s")
     first, *_, last = scene.start("n1", "n2", "n3")
     scene.await_running(V1)
-    config.write_text(f'{before}\n[labels]\nzone = "a"\n')
-    try:
-        _restart_discover(scene, "n1")
-        until("n1 has its label", lambda: _labels(scene, "n1") == {"zone": "a"})
-        with Recorder(scene) as recorder:
-            scene.publish(V2, errors=0.0)
-            recorder.said(Reason.TURN, Reason.TURN_DATA)
-            recorder.said(Reason.TURN_CANARY, Reason.TURN_CHECK, Reason.TURN_PAUSE)
-            scene.await_running(V2)
-            scene.subscribe("--canaries", "0", "--check", "", "--wave-pause", "0s")
-            scene.publish(V3, errors=0.0)
-            recorder.said(Reason.TURN_WAVE)
-            scene.await_running(V3)
-        scene.hydra("rollout", "pause", scene.service)
-        scene.publish(V4, errors=0.0)
-        until("all is there", partial(_holds, scene, "n3", V4))
-        scene.cluster.kv().txn([Set(keys.rollout(scene.service), b"nonsense")])
-        until("status tells of it", lambda: "rollouts" in scene.troubles())
-        scene.hydra("rollout", "resume", scene.service)
-        await_why(scene, last, Reason.TURN, Reason.TURN_UNKNOWN)
-        assert scene.runs(first, V3)
-        scene.cluster.kv().txn([Delete(keys.rollout(scene.service))])
-        scene.await_running(V4)
-    finally:
-        config.write_text(before)
-        _restart_discover(scene, "n1")
-
-
-def _restart_discover(scene: Scene, node: str) -> None:
-    supervisor = scene.cluster.supervisor(node)
-    supervisor.stopProcess("discover")
-    supervisor.startProcess("discover")
-
-
-def _labels(scene: Scene, node: str) -> dict[str, str]:
-    info = scene.document(NodeInfo, keys.info(node))
-    return dict(info.labels) if info else {}
+    with Recorder(scene) as recorder:
+        scene.publish(V2, errors=0.0)
+        recorder.said(Reason.TURN, Reason.TURN_DATA)
+        recorder.said(Reason.TURN_CANARY, Reason.TURN_CHECK, Reason.TURN_PAUSE)
+        scene.await_running(V2)
+        scene.subscribe("--canaries", "0", "--check", "", "--wave-pause", "0s")
+        scene.publish(V3, errors=0.0)
+        recorder.said(Reason.TURN_WAVE)
+        scene.await_running(V3)
+    scene.hydra("rollout", "pause", scene.service)
+    scene.publish(V4, errors=0.0)
+    until("all is there", partial(_holds, scene, "n3", V4))
+    scene.cluster.kv().txn([Set(keys.rollout(scene.service), b"nonsense")])
+    until("status tells of it", lambda: "rollouts" in scene.troubles())
+    scene.hydra("rollout", "resume", scene.service)
+    await_why(scene, last, Reason.TURN, Reason.TURN_UNKNOWN)
+    assert scene.runs(first, V3)
+    scene.cluster.kv().txn([Delete(keys.rollout(scene.service))])
+    scene.await_running(V4)
 
 
 def test_download_that_is_waited_for_says_how_far_it_is(scene: Scene, shared_s3: servers.S3) -> None:
