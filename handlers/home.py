@@ -11,9 +11,9 @@ from handlers import log
 from handlers.adapters.local import LocalState
 from handlers.core import codec
 from handlers.core.errors import Malformed
-from handlers.core.model import Desired, Doc, Instance, Instances, ServicePlan
-from handlers.core.names import Channel, InstanceKey, Service
-from handlers.core.version import Version
+from handlers.core.model import Desired, Doc, Hold, Instance, Instances, ServicePlan
+from handlers.core.names import Channel, InstanceKey
+from handlers.core.version import ReleaseId, Version
 
 DESIRED, INSTANCES = "desired", "instances"
 _Document = TypeVar("_Document", bound=Doc)
@@ -40,10 +40,16 @@ class Home:
         """The instances of this node, as far as known."""
         return self.instances or {}
 
-    def plan(self, service: Service) -> ServicePlan | None:
-        """What plan wants of a service here; a cordoned node takes part in no rollout."""
-        plan = self.desired.services.get(service) if self.desired else None
-        return replace(plan, paused=True) if plan and self.desired and self.desired.cordoned else plan
+    @property
+    def holds(self) -> Mapping[ReleaseId, Hold]:
+        """The releases that plan wants here."""
+        return self.desired.releases if self.desired else {}
+
+    def plan(self, instance: InstanceKey) -> ServicePlan | None:
+        """What plan wants of an instance here; a cordoned node takes part in no rollout."""
+        plan = self.desired.services.get(instance.service) if self.desired else None
+        own = plan.of(instance) if plan else None
+        return replace(own, paused=True) if own and self.desired and self.desired.cordoned else own
 
     def complete(self, channel: Channel, version: Version) -> bool:
         """Whether a release is on this node; its name appears only once all of it is there."""

@@ -18,12 +18,13 @@ from handlers.adapters.views import Views
 from handlers.census import Census
 from handlers.core import codec, keys
 from handlers.core.admission import Admit, Blocked, Repair, admission, admission_together
+from handlers.core.aims import Goal
 from handlers.core.budget import Budget
 from handlers.core.errors import HydraError, Malformed
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Slots, Step, Verdict
 from handlers.core.names import InstanceKey
 from handlers.core.reasons import Reason
-from handlers.core.rollout import DRAIN_NODE, Do, Goal, Next, advance, blamed, stays
+from handlers.core.rollout import DRAIN_NODE, Do, Next, advance, blamed, stays
 from handlers.core.version import Version
 from handlers.sight import Case, Sight
 from handlers.slots import SlotBook

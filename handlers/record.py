@@ -251,7 +251,7 @@ def _with(fresh: Mapping[str, str], before: Mapping[str, str], key: str) -> dict
 
 def _sentence(world: World, replica: Replica, now: datetime) -> str:
     facts = world.service(replica.instance.service)
-    return why(world, replica, service_targets(world, facts, now, None))
+    return why(world, replica, service_targets(world, facts, now, reads=replica.instance.reads))
 
 
 def _stamp(moment: datetime) -> str:

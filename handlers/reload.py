@@ -23,12 +23,13 @@ from handlers.cache import Cache
 from handlers.census import Census
 from handlers.context import Context
 from handlers.core import codec, keys, policy
+from handlers.core.aims import Goal, goal
 from handlers.core.errors import Conflict, HydraError, Malformed, Temporary
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Step, Verdicts, count
 from handlers.core.names import InstanceKey, Service
 from handlers.core.policy import RamPolicy
 from handlers.core.reasons import Reason
-from handlers.core.rollout import Goal, goal, settled, stays
+from handlers.core.rollout import settled, stays
 from handlers.feeds import Feeds, Seen
 from handlers.home import Home
 from handlers.moves import Moves, is_moving
@@ -159,7 +160,7 @@ class ReloadRun:
 
     def _one(self, key: InstanceKey, instance: Instance) -> float | None:
         """One instance as far as it goes; seconds after which to look at it again."""
-        state, plan = self._book.instances[key], self._home.plan(key.service)
+        state, plan = self._book.instances[key], self._home.plan(key)
         try:
             if plan is not None and not instance.leaving:
                 return self._moves.step(self._case(key, instance, state, plan))
@@ -198,7 +199,8 @@ class ReloadRun:
         if state.state is Ready.WAITING:
             return here.aim(plan, here.usable)
         # an instance that is out does not come back for the sake of RAM
-        found = goal(state, plan, verdicts, here.complete if is_moving(state) else here.usable)
+        usable = here.complete if is_moving(state) else here.usable
+        found = goal(state, plan, verdicts, usable, self._home.holds)
         found = replace(found, media=self._cache.media(found.ids))
         return self._in_ram(found, state, plan) if plan.ram == RamPolicy.DRAIN_NODE else found
 
@@ -216,7 +218,7 @@ class ReloadRun:
         others = sorted(
             key
             for key in (self._cache.readers(desired, states) if desired else ())
-            if (other := self._home.plan(key.service)) and other.ram != RamPolicy.DRAIN_NODE
+            if (other := self._home.plan(key)) and other.ram != RamPolicy.DRAIN_NODE
         )
         if others:
             reason = Reason.RAM_SHARED.say(numbers=numbers, who=", ".join(others))

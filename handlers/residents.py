@@ -14,10 +14,11 @@ from handlers import log
 from handlers.adapters.templates import Templates
 from handlers.adapters.views import Views
 from handlers.cache import Cache
+from handlers.core.aims import Goal, start
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan
 from handlers.core.names import Channel, InstanceKey
 from handlers.core.reasons import Reason
-from handlers.core.rollout import Facts, Goal, advance, start
+from handlers.core.rollout import Facts, advance
 from handlers.core.version import ReleaseId, Version
 from handlers.home import Home
 from handlers.moves import Moves
@@ -46,7 +47,7 @@ class Residents:
 
     def aim(self, plan: ServicePlan, usable: Callable[[Channel, Version], str]) -> Goal:
         """What a new instance begins with."""
-        found = start(plan, usable)
+        found = start(plan, usable, self._home.holds)
         return replace(found, media=self._cache.media(found.ids))
 
     def arrivals(self) -> None:
@@ -91,7 +92,7 @@ class Residents:
         """New instances get their view and readiness files; nothing else changes."""
         changes = {}
         for key, instance in self._home.here.items():
-            known, plan = self._book.instances.get(key), self._home.plan(key.service)
+            known, plan = self._book.instances.get(key), self._home.plan(key)
             if plan is None or (known is not None and known.state is not Ready.WAITING):
                 continue
             state = known or self._arrived(key, instance, None)
@@ -117,7 +118,7 @@ class Residents:
         if before is not None:
             # also where instances are frozen: it has read its view before it was seen here
             return replace(before, incarnation=instance.incarnation, id=instance.id, served=False)
-        plan = self._home.plan(key.service)
+        plan = self._home.plan(key)
         fresh = InstanceState(
             service=instance.service,
             id=instance.id,

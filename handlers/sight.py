@@ -15,10 +15,11 @@ from typing import Protocol
 from handlers.adapters.service import Health
 from handlers.adapters.views import Views, versions
 from handlers.census import IN_SERVICE, Prober
+from handlers.core.aims import Goal, release_ids
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Step, Verdicts
 from handlers.core.names import Channel, InstanceKey
 from handlers.core.policy import ByHealth, Confirm, Drain, Policy, Reload, WarmUp
-from handlers.core.rollout import Facts, Goal, release_ids
+from handlers.core.rollout import Facts
 from handlers.core.version import ReleaseId
 from handlers.feeds import Feeds, Seen, Task
 

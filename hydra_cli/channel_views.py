@@ -90,7 +90,7 @@ class OneChannel:
             yield Line(f"takes only releases with integrity {settings.least_integrity} or better")
         yield from unprotected((r.version, weakest_of(r.datasets.values())) for r in reversed(facts.releases))
         yield Table(
-            ("RELEASE", "VERSION", "", "PUBLISHED", "BY", "DATASETS", "SIZE", "INTEGRITY", "NOTE"),
+            ("RELEASE", "VERSION", "", "PUBLISHED", "BY", "DATASETS", "SIZE", "INTEGRITY", "LABELS", "NOTE"),
             [self._row(release) for release in reversed(facts.releases)],
             title="Releases",
             right=frozenset({"RELEASE", "DATASETS", "SIZE"}),
@@ -112,7 +112,8 @@ class OneChannel:
             str(len(release.datasets)),
             size(release_bytes(release)),
             level_cell(weakest_of(release.datasets.values())),
-            release.note,
+            ", ".join(f"{name}={value}" for name, value in sorted(release.labels.items())),
+            "; ".join(filter(None, (release.note, *needs_of(release)))),
         ]
 
 
@@ -168,6 +169,7 @@ def release_data(facts: ChannelFacts, release: Release) -> dict[str, Any]:
         "when": release.when,
         "note": release.note,
         "labels": dict(release.labels),
+        "needs": dict(release.needs),
         "bytes": release_bytes(release),
         "integrity": weakest_of(release.datasets.values()),
         "datasets": {
@@ -175,6 +177,11 @@ def release_data(facts: ChannelFacts, release: Release) -> dict[str, Any]:
             for name, dataset in sorted(release.datasets.items())
         },
     }  # fmt: skip
+
+
+def needs_of(release: Release) -> list[str]:
+    """What it needs of other channels, as sentences."""
+    return [f"needs {channel}@{version} or newer" for channel, version in sorted(release.needs.items())]
 
 
 def release_bytes(release: Release) -> int:

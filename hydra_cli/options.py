@@ -15,7 +15,8 @@ import click
 
 from handlers.core.budget import Amount, parse_amount
 from handlers.core.errors import Usage
-from handlers.core.version import Version
+from handlers.core.reading import Reads
+from handlers.core.version import ReleaseId, Version
 from hydra_cli.context import Context
 from hydra_cli.output import Screen
 
@@ -65,6 +66,32 @@ class AmountType(click.ParamType[Amount]):
         """The number, or the percentage as text; fails with what would have been right."""
         try:
             return parse_amount(value)
+        except Usage as e:
+            self.fail(str(e), param, ctx)
+
+
+class ReadsType(click.ParamType[Reads]):
+    """Conditions on labels like `format<=4`."""
+
+    name = "conditions"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Reads:
+        """The conditions; fails with what would have been right."""
+        try:
+            return Reads.parse(value)
+        except Usage as e:
+            self.fail(str(e), param, ctx)
+
+
+class ReleaseType(click.ParamType[ReleaseId]):
+    """A release like `prod/search/places@2026-01-31T23-59-59`."""
+
+    name = "channel@version"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ReleaseId:
+        """The release; fails with the one form."""
+        try:
+            return ReleaseId.parse(value)
         except Usage as e:
             self.fail(str(e), param, ctx)
 

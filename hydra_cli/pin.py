@@ -105,7 +105,7 @@ def unpin(context: Context, name: str, alias: str, reason: str) -> None:
 
 def _place(context: Context, kv: KV, name: str, alias: str) -> tuple[Place, World]:
     """The pin that a name on the command line means, and what is known of services and channels."""
-    world = load(kv, keys.SERVICES, keys.VERDICTS, keys.PROVEN, keys.CHANNELS, keys.RELEASES)
+    world = load(kv, keys.SERVICES, keys.CHANNELS, keys.RELEASES, keys.VERDICTS, keys.PROVEN, keys.NODES)
     found = context.named(name, lambda n: n in (world.channels if isinstance(n, Channel) else world.services))
     if len(found) > 1:
         raise Usage(f"{name} is a channel and a service: say channel/{name} or service/{name}")

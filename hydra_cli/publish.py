@@ -16,12 +16,12 @@ from handlers.core.fits import Fit
 from handlers.core.model import Dataset, Release
 from handlers.core.names import Channel
 from handlers.core.version import ReleaseId, Version
-from hydra_cli import data_template, fetching, publish_space
+from hydra_cli import data_template, fetching, publish_needs, publish_space
 from hydra_cli.change import require_environment
 from hydra_cli.context import Context, channel_of
 from hydra_cli.fetching import Fetch
 from hydra_cli.integrity_views import level_cell, unprotected
-from hydra_cli.options import WRITES, Duration, Labels, VersionType, command
+from hydra_cli.options import WRITES, Duration, Labels, ReleaseType, VersionType, command
 from hydra_cli.output import Block, Line, Table, Tone, size
 from hydra_cli.publish_prepare import Prepared, Wanted, announce, check_classes, prepare
 from hydra_cli.publish_release import Draft
@@ -31,6 +31,8 @@ hydra publish template.py --env prod -n search --release places
 hydra publish template.yaml --channel prod/search/places --version 2026-01-31T00-00-00 --note "new ranking"
 hydra publish template.py --channel prod/search/places --wait --timeout 30m
 hydra publish template.py --channel prod/search/places --wait-source 2h --label build=4711
+hydra publish template.py --channel prod/search/places --label format=5
+hydra publish template.py --channel prod/search/places --needs prod/search/ranking@2026-01-30T00-00-00
 hydra publish template.py --channel prod/search/places --digest
 hydra publish template.py --channel prod/search/places --stage
 hydra publish template.py --channel prod/search/places --dry-run --detailed-exitcode
@@ -65,6 +67,10 @@ class Published:
             "datasets": {name: _dataset(d) for name, d in sorted(header.datasets.items())},
             "manifest": {"digest": header.manifest.digest, "bytes": header.manifest.bytes},
         }
+        if header.labels:
+            data["labels"] = dict(header.labels)
+        if header.needs:
+            data["needs"] = dict(header.needs)
         if header.manifest.object:
             data["manifest"]["object"] = header.manifest.object
         if self.result == "planned" and self.draft:
@@ -97,6 +103,8 @@ class Published:
         ]
         yield Table(columns, rows, right=frozenset({"FILES", "SIZE"}))
         yield from unprotected((n, d.integrity) for n, d in sorted(header.datasets.items()))
+        for name, least in sorted(header.needs.items()):
+            yield Line(f"needs {name}@{least} or newer")
         if self.result != "unchanged":
             yield from fetching.table(self.fetches)
             yield from publish_space.table(self.fits)
@@ -134,7 +142,18 @@ def _dataset(dataset: Dataset) -> dict[str, Any]:
 @click.option("--ignore-space", is_flag=True, help="Publish also where it does not fit on every node.")
 @click.option("--note", default="", help="A sentence for whoever looks at the release.")
 @click.option(
-    "--label", "labels", type=Labels(), multiple=True, help="key=value; may be given several times."
+    "--label",
+    "labels",
+    type=Labels(),
+    multiple=True,
+    help="key=value, which services may ask for (`hydra subscribe --reads`); may be given several times.",
+)
+@click.option(
+    "--needs",
+    type=ReleaseType(),
+    multiple=True,
+    metavar="CHANNEL@VERSION",
+    help="Run it only beside this release of another channel, or a newer one; may be given several times.",
 )
 @click.pass_obj
 def publish(
@@ -153,6 +172,7 @@ def publish(
     ignore_space: bool,
     note: str,
     labels: tuple[tuple[str, str], ...],
+    needs: tuple[ReleaseId, ...],
 ) -> int:
     """Announce the newest complete data on S3 as a release.
 
@@ -168,11 +188,21 @@ def publish(
     if digest and dry_run:
         raise Usage("--dry-run writes nothing, and --digest would write a manifest object beside the data")
     channel = channel_named(context, named, release)
-    wanted = Wanted(channel, data_template.load(template), version, note, dict(labels), digest, stage=stage)
+    wanted = Wanted(
+        channel,
+        data_template.load(template),
+        version,
+        note,
+        dict(labels),
+        digest,
+        stage=stage,
+        needs=publish_needs.of(channel, needs),
+    )
     kv, objects = context.kv(channel.env), context.objects(channel.env)
     uploads = context.uploads(channel.env)
     require_environment(kv, channel.env)
     check_classes(kv, wanted.datasets)
+    publish_needs.check(context, kv, channel, wanted.needs)
     prepared = until_ready(context, lambda: prepare(context, kv, objects, uploads, wanted), wait_source)
     fetches, fits = _costs(context, kv, objects, prepared)
     if dry_run:

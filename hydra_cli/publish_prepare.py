@@ -13,7 +13,7 @@ from handlers.core.errors import Conflict, Temporary, Usage
 from handlers.core.model import DISK, RAM, Dataset, File, Manifest, ManifestRef, NodeInfo, Release
 from handlers.core.names import Channel
 from handlers.core.version import Version
-from hydra_cli import publish_release, publish_source
+from hydra_cli import publish_needs, publish_release, publish_source
 from hydra_cli.context import Context
 from hydra_cli.data_template import TemplateDataset
 from hydra_cli.publish_checks import Checker
@@ -36,6 +36,7 @@ class Wanted:
     digest: bool = False
     as_of: datetime | None = None
     stage: bool = False
+    needs: Mapping[Channel, Version] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def prepare(context: Context, kv: KV, objects: Objects, uploads: Uploads, wanted
                 f"in {publish_release.difference(before.header, datasets)}. A release never changes: "
                 "give the data a new version"
             )
+        publish_needs.refuse_other(before.header, wanted.labels, wanted.needs)
         return Prepared(before.header, manifest, before, None)
     checker = Checker(context, objects, uploads, digest=wanted.digest)
     found = {name: checker.checked(*row) for name, row in found.items()}
@@ -76,6 +78,7 @@ def prepare(context: Context, kv: KV, objects: Objects, uploads: Uploads, wanted
         datasets=datasets,
         manifest=ManifestRef(digest="", bytes=0),
         labels=wanted.labels,
+        needs=wanted.needs,
         note=wanted.note,
         who=context.who,
         when=context.stamp(),

@@ -13,9 +13,10 @@ from handlers.core import codec, keys
 from handlers.core.errors import Usage
 from handlers.core.model import Instance, Instances, NodeInfo
 from handlers.core.names import InstanceKey
+from handlers.core.reading import Reads
 from hydra_cli.change import Edit, document
 from hydra_cli.context import Context
-from hydra_cli.options import WRITES, command
+from hydra_cli.options import WRITES, ReadsType, command
 from hydra_cli.output import Said
 
 _URL = re.compile(r"https?://[^\s/]+(/\S*)?")
@@ -25,6 +26,7 @@ _URL = re.compile(r"https?://[^\s/]+(/\S*)?")
 hydra register prod/search/completion one --node n1 --address 10.0.0.7 --port 8080 --health http://10.0.0.7:8080/healthz
 hydra register prod/search/indexer nightly --node n1
 hydra register prod/search/completion two --node n1 --port 8081 --health consul:completion
+hydra register prod/search/indexer nightly --node n1 --reads 'format<=4'
 """)  # fmt: skip
 @click.argument("name", metavar="SERVICE")
 @click.argument("instance_id", metavar="ID")
@@ -39,9 +41,19 @@ hydra register prod/search/completion two --node n1 --port 8081 --health consul:
     help="none (in service while it is ready), an HTTP URL that answers 2xx while it is in service, "
     "or consul:NAME (the checks of the Consul service NAME with this id).",
 )
+@click.option(
+    "--reads", type=ReadsType(), default="", help="What it can read, in place of what its service says."
+)
 @click.pass_obj
 def register(
-    context: Context, name: str, instance_id: str, node: str, address: str, port: int, health: str
+    context: Context,
+    name: str,
+    instance_id: str,
+    node: str,
+    address: str,
+    port: int,
+    health: str,
+    reads: Reads,
 ) -> None:
     """Register an instance of a service on a node by hand. It stays until it is deregistered."""
     service = context.service(name)
@@ -61,6 +73,7 @@ def register(
         port=port,
         health=kind,
         consul_name=consul_name,
+        reads=reads,
     )
     if there and there.id != instance_id:
         raise Usage(f"{instance_id!r} and {there.id!r} would have the same name in paths; choose another id")

@@ -9,7 +9,6 @@ from handlers.adapters.snapshot import load
 from handlers.core import codec, keys
 from handlers.core.errors import Usage
 from handlers.core.model import Pin, Rejected
-from handlers.core.names import Channel
 from handlers.core.targeting import target, targets, without
 from handlers.core.version import Version
 from handlers.core.world import World
@@ -39,7 +38,7 @@ def rollback(context: Context, name: str, reason: str, hold: bool) -> None:
     pin = edit.read(keys.channel_pin(channel))
     edit.hold(keys.head(channel))
     facts = require_channel(kv, channel)
-    world = _readers(kv, channel)
+    world = _readers(kv)
     bad = target(world, facts, context.now())
     if bad is None:
         raise Usage(f"nobody targets any release of {channel}: there is nothing to go back from")
@@ -107,9 +106,9 @@ def accept(context: Context, name: str, version: Version, reason: str) -> None:
     context.screen.show(Said(text, {"channel": channel, "accepted": version, "changed": changed}))
 
 
-def _readers(kv: KV, channel: Channel) -> World:
+def _readers(kv: KV) -> World:
     """What decides about the targets of the channel's readers."""
-    return load(kv, keys.SERVICES, keys.VERDICTS, keys.PROVEN, keys.channel(channel), keys.releases(channel))
+    return load(kv, keys.SERVICES, keys.CHANNELS, keys.RELEASES, keys.VERDICTS, keys.PROVEN, keys.NODES)
 
 
 def _rejection(context: Context, reason: str) -> Rejected:

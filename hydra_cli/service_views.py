@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from handlers.core.errors import Usage
 from handlers.core.model import Ready, ServicePlan, Step, Verdict
 from handlers.core.names import Service, segment
+from handlers.core.reading import Reads
 from handlers.core.targeting import service_targets
 from handlers.core.targets import standing_verdict
 from handlers.core.version import ReleaseId, Version
@@ -25,7 +26,8 @@ STATE_TONES = {Ready.READY: Tone.GOOD, Ready.DRAINING: Tone.WARN, Ready.WAITING:
 class OneService:
     """A service with its instances (`dead` are those on dead nodes) and what it targets.
 
-    `wanted` are the releases that pins, heads and plan name for it and that nobody rejected.
+    `wanted` are the releases that pins, heads and plan name for it and that nobody rejected. `own` are the
+    targets of instances that say themselves what they read.
     """
 
     facts: ServiceFacts
@@ -34,6 +36,7 @@ class OneService:
     targets: Mapping[str, Version | None]
     plan: ServicePlan | None = None
     wanted: frozenset[ReleaseId] = frozenset()
+    own: Mapping[Reads, Mapping[str, Version | None]] = field(default_factory=dict)
 
     @property
     def name(self) -> Service:
@@ -60,8 +63,12 @@ class OneService:
         state, reads = replica.state, self.facts.subscription.channels if self.facts.subscription else {}
         return state is not None and all(
             version is None or state.runs(alias, reads.get(alias), version)
-            for alias, version in self.targets.items()
+            for alias, version in self.targets_of(replica).items()
         )
+
+    def targets_of(self, replica: Replica) -> Mapping[str, Version | None]:
+        """What this instance should run."""
+        return self.own.get(replica.instance.reads, self.targets)
 
     @property
     def verdicts(self) -> Mapping[ReleaseId, Verdict]:
@@ -79,9 +86,11 @@ class OneService:
             )
         if bad := sorted(self.facts.unreadable):
             said.append(f"{', '.join(bad)} cannot be read")
-        if self.plan:
-            held = {alias: p.held for alias, p in self.plan.aliases.items() if p.held}
-            said += [f"{alias}: {why}" for alias, why in sorted(held.items()) if not why.startswith("halted")]
+        plans = [plan.of(r.key) for r in self.live if (plan := plan_of(r)) is not None]
+        if not plans and self.plan is not None:
+            plans = [self.plan]
+        held = {(alias, p.held) for plan in plans for alias, p in plan.aliases.items() if p.held}
+        said += [f"{alias}: {why}" for alias, why in sorted(held) if not why.startswith("halted")]
         return said
 
 
@@ -98,6 +107,10 @@ def of(world: World, name: Service, now: datetime) -> OneService:
         live=[r for r in replicas if r.node.alive],
         dead=[r for r in replicas if not r.node.alive],
         targets=service_targets(world, facts, now, plan),
+        own={
+            reads: service_targets(world, facts, now, plan, reads)
+            for reads in {r.instance.reads for r in replicas if r.instance.reads}
+        },
         plan=plan,
         wanted=_wanted(world, facts),
     )
@@ -193,11 +206,26 @@ def instance_table(one: OneService, now: datetime, title: str = "", view: bool =
             Cell(_step(replica), Tone.WARN),
             ", ".join(f"{alias} {v}" for alias, v in sorted(state.releases.items())) if state else "",
             ago(state.since, now) if state else "",
-            state.reason if state else "",
+            _reason(replica),
         ]
         rows.append([*row, view_path(replica)] if view else row)
     columns = ("NODE", "INSTANCE", "STATE", "STEP", "RUNS", "SINCE", "REASON", *(["VIEW"] if view else []))
     return Table(columns, rows, title=title, empty="no instances")
+
+
+def plan_of(replica: Replica) -> ServicePlan | None:
+    """What is planned for its service on its node."""
+    desired = replica.node.desired
+    return desired.services.get(replica.instance.service) if desired else None
+
+
+def _reason(replica: Replica) -> str:
+    """What its node says of it; else why it is on an older release."""
+    if replica.state is None or replica.state.reason:
+        return replica.state.reason if replica.state else ""
+    plan = plan_of(replica)
+    passed = (part.passed for part in plan.of(replica.key).aliases.values()) if plan else ()
+    return "; ".join(f"passes over {why}" for why in passed if why)
 
 
 def view_path(replica: Replica) -> str:
@@ -220,6 +248,7 @@ def service_data(one: OneService) -> dict[str, Any]:
         "service": one.name,
         "subscribed": subscription is not None and not one.facts.deleted,
         "channels": dict(subscription.channels) if subscription else {},
+        "reads": subscription.reads if subscription else "",
         "targets": dict(one.targets),
         "pins": {alias: pin.version for alias, pin in one.facts.pins.items()},
         "replicas": {
@@ -253,9 +282,10 @@ def instance_data(replica: Replica) -> dict[str, Any]:
         "address": replica.instance.address,
         "port": replica.instance.port,
         "health": replica.instance.health,
+        "reads": replica.instance.reads,
         "state": state.state if state else None,
         "step": state.step if state else None,
-        "reason": state.reason if state else "",
+        "reason": _reason(replica),
         "releases": dict(state.releases) if state else {},
         "moving": dict(state.moving) if state else {},
         "media": dict(state.media) if state else {},

@@ -16,10 +16,11 @@ from handlers.core.model import Subscription
 from handlers.core.names import Channel, Service, check_alias
 from hydra_cli.change import Edit, document, note, require_environment
 from hydra_cli.context import Context
-from hydra_cli.options import WRITES, AmountType, Duration, command
+from hydra_cli.options import WRITES, AmountType, Duration, ReadsType, command
 from hydra_cli.output import Said, Tone, span
 
 OPTIONS = {
+    "reads": "can read",
     "reload": "reload",
     "confirm": "confirm",
     "drain": "drain",
@@ -50,6 +51,7 @@ hydra subscribe prod/search/completion --max-unavailable 25% --drain-time 10s --
 hydra subscribe prod/search/completion --min-available 3
 hydra subscribe prod/search/completion --canaries 2 --check 'http://:/stats#error_rate<=0.01' --check-time 5m
 hydra subscribe prod/search/completion --data-first --wave-by zone --wave-pause 10m
+hydra subscribe prod/search/completion --reads 'places:format<=4 ranking:schema=ltr'
 """)  # fmt: skip
 @click.argument("name", metavar="SERVICE")
 @click.option(
@@ -58,6 +60,12 @@ hydra subscribe prod/search/completion --data-first --wave-by zone --wave-pause 
     multiple=True,
     metavar="[ALIAS=]CHANNEL",
     help="A channel to read; its alias is the channel's name, if not given. All that it reads, each time.",
+)
+@click.option(
+    "--reads",
+    type=ReadsType(),
+    help="Labels of releases that it can read: LABEL<=VALUE (or = != < > >=), several joined by commas, "
+    "ALIAS: before them for one channel; empty = everything (default).",
 )
 @click.option(
     "--reload",
@@ -131,6 +139,8 @@ def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given
     _require(kv, service, [c for c in wanted.values() if c not in old.channels.values()])
     after = replace(old, channels=wanted, tombstone=None, origin="", **_changes(given))
     policy.parse(after)
+    if unknown := sorted(after.reads.aliases - wanted.keys()):
+        raise Usage(f"--reads names {', '.join(unknown)}, but {service} reads {', '.join(sorted(wanted))}")
     if after.check:
         gate.parse_check(after.check)
     changed = edit.write(key, codec.encode(after))

@@ -18,7 +18,7 @@ from hydra_cli.options import command
 from hydra_cli.output import Block, Line, Tone
 from hydra_cli.service_views import find
 
-_WELL = (Reason.SETTLED, Reason.PINNED, Reason.BARRED)
+_WELL = (Reason.SETTLED, Reason.PINNED, Reason.BARRED, Reason.PASSED)
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ def why(context: Context, name: str, instance_id: str | None) -> None:
     service = context.service(name)
     world = load(context.kv(service.env), *EVERYTHING)
     one = find(world, service, context.now(), instance_id)
-    found = [Answer(r, reason_of(world, r, one.targets)) for r in [*one.live, *one.dead]]
+    found = [Answer(r, reason_of(world, r, one.targets_of(r))) for r in [*one.live, *one.dead]]
     context.screen.show(Answers(service, found))

@@ -14,6 +14,7 @@ from handlers import resources
 from handlers.core import codec, keys, pushed
 from handlers.core import model as m
 from handlers.core.names import Channel, InstanceKey, Service
+from handlers.core.reading import Reads
 from handlers.core.version import ReleaseId, Version
 from hydra_cli.publish_release import list_place
 from watches import registry
@@ -72,13 +73,17 @@ RELEASE = m.Release(
         ),
     },
     manifest=m.ManifestRef(digest=codec.digest(_LIST), bytes=len(_LIST)),
-    labels={"commit": "5f3c0de"},
+    labels={"commit": "5f3c0de", "format": "5"},
+    needs={Channel("prod/search/streets"): OLD},
     note="nightly build",
     who=WHO,
     when=WHEN,
 )
 HOLD = m.Hold(
-    digest=codec.digest(codec.encode(RELEASE)), sequence=42, why=("target of prod/search/completion",)
+    digest=codec.digest(codec.encode(RELEASE)),
+    sequence=42,
+    why=("target of prod/search/completion",),
+    needs={Channel("prod/search/streets"): 17},
 )
 INSTANCE = m.Instance(
     service=SERVICE,
@@ -87,6 +92,7 @@ INSTANCE = m.Instance(
     address="10.0.0.7",
     port=8080,
     consul_name="completion",
+    reads=Reads("format<=4"),
 )
 
 EXAMPLES: Mapping[str, m.Doc] = {
@@ -106,6 +112,7 @@ EXAMPLES: Mapping[str, m.Doc] = {
     "manifests/<c>/<version>, and what hydra push leaves beside the data": PUSHED,
     "services/<s>/subscription": m.Subscription(
         channels={"places": CHANNEL},
+        reads=Reads("format<=5"),
         reload="http://:/reload",
         confirm="http://:/version#version",
         drain_s=2.0,
@@ -165,9 +172,22 @@ EXAMPLES: Mapping[str, m.Doc] = {
         services={
             SERVICE: m.ServicePlan(
                 aliases={"places": m.AliasPlan(channel=CHANNEL, target=NEW, start=OLD)},
+                reads=Reads("format<=5"),
                 reload="http://:/reload",
                 confirm="http://:/version#version",
                 drain_s=2.0,
+                others={
+                    "completion-1": m.InstancePlan(
+                        aliases={
+                            "places": m.AliasPlan(
+                                channel=CHANNEL,
+                                target=OLD,
+                                start=OLD,
+                                passed=f"{NEW} has format=5, and only format<=4 is read",
+                            )
+                        }
+                    )
+                },
             )
         },
     ),

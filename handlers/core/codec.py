@@ -23,6 +23,7 @@ from handlers.core.budget import parse_amount
 from handlers.core.canonical import Shared, fields_of, text_of
 from handlers.core.errors import Malformed, Usage
 from handlers.core.names import Channel, InstanceKey, Scoped, check_alias, check_word
+from handlers.core.reading import Reads
 from handlers.core.version import ReleaseId, Version
 
 T = TypeVar("T", bound=model.Doc)
@@ -152,7 +153,7 @@ def _reader(kind: Any, name: str = "") -> Callable[[Any], Any]:
         return functools.partial(_number, kind)
     if issubclass(kind, StrEnum):
         return functools.partial(_word_of, {str(word): word for word in kind})
-    if issubclass(kind, (Scoped, InstanceKey, Version, ReleaseId)):
+    if issubclass(kind, (Scoped, InstanceKey, Version, ReleaseId, Reads)):
         return functools.partial(_named, functools.lru_cache(maxsize=65536)(kind.parse))
     return _string
 

@@ -13,13 +13,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from handlers.core.acceptance import RECOVER
-from handlers.core.claims import BRAKED, Holds, Home, Ledger, claims, lost, ram, with_crowds
+from handlers.core.claims import BRAKED, Holds, claims, lost, with_crowds
+from handlers.core.ledger import Home, Ledger
+from handlers.core.local_plans import on_cordoned, ram
 from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, Rollout, ServicePlan, Subscription
 from handlers.core.names import Channel, Service
+from handlers.core.proof import proven_versions
+from handlers.core.reading import Reads
+from handlers.core.service_plans import Aliases, Planned, planned, subscription_of
 from handlers.core.staging import promoted
-from handlers.core.targets import proven_versions, service_plan, subscription_of
 from handlers.core.turns import Turns, turns
-from handlers.core.version import ReleaseId, Version
+from handlers.core.version import Version
 from handlers.core.world import NodeFacts, ServiceFacts, World
 
 MOST_ALARMS = 200  # of a document that must fit into one value
@@ -150,6 +154,8 @@ def _previous(node: NodeFacts) -> Desired:
 def _ledger(world: World, homes: list[Home], now: datetime) -> tuple[Ledger, list[Alarm]]:
     """The plans of all services that have instances or a subscription."""
     last = _last_plans(homes)
+    own = _last_own(homes)
+    known = {service: Planned(plan=plan, own=own.get(service, {})) for service, plan in last.items()}
     uncordoned = _last_plans(home for home in homes if not home.previous.cordoned)
     nodes: dict[Service, list[str]] = {}
     unsure: set[Service] = set()
@@ -158,7 +164,7 @@ def _ledger(world: World, homes: list[Home], now: datetime) -> tuple[Ledger, lis
             nodes.setdefault(service, []).append(home.node.name)
         if home.node.instances is None:
             unsure.update(home.previous.services)
-    plans: dict[Service, ServicePlan] = {}
+    plans: dict[Service, Planned] = {}
     proven: dict[Service, Mapping[Channel, tuple[Version, ...]]] = {}
     order: dict[Service, Turns] = {}
     alarms: list[Alarm] = []
@@ -175,11 +181,8 @@ def _ledger(world: World, homes: list[Home], now: datetime) -> tuple[Ledger, lis
                 "its subscription is missing; it goes on as it was last planned (hydra unsubscribe ends it)"
             )
             alarms.append(Alarm(object=f"service/{name}", text=text))
-        before = last.get(name)
-        proven[name] = proven_versions(
-            world, facts, subscription.channels, uncordoned.get(name), name not in unsure
-        )
-        plans[name], found = service_plan(world, facts, subscription, proven[name], before, now)
+        proven[name] = proven_versions(world, facts, subscription, uncordoned.get(name), name not in unsure)
+        plans[name], found = planned(world, facts, subscription, proven[name], known.get(name), now)
         order[name] = turns(world, facts, subscription, plans[name], proven[name], now)
         alarms += found
     first = {r: hold for home in homes for r, hold in home.previous.releases.items() if hold.digest}
@@ -191,6 +194,16 @@ def _last_plans(homes: Iterable[Home]) -> dict[Service, ServicePlan]:
     """Each service as it was planned last; cordoned nodes have plans that differ, so they count least."""
     ordered = sorted(homes, key=lambda h: (not h.previous.cordoned, h.previous.generation, h.node.segment))
     return {service: plan for home in ordered for service, plan in home.previous.services.items()}
+
+
+def _last_own(homes: Iterable[Home]) -> dict[Service, dict[Reads, Aliases]]:
+    """What instances that say what they read were to run by the last plan, by that."""
+    found: dict[Service, dict[Reads, Aliases]] = {}
+    for home in homes:
+        for key, instance in home.instances.items():
+            if instance.reads and (plan := home.previous.services.get(key.service)):
+                found.setdefault(key.service, {})[instance.reads] = plan.of(key).aliases
+    return found
 
 
 def _subscription(facts: ServiceFacts, last: ServicePlan | None) -> Subscription | None:
@@ -221,9 +234,9 @@ def _holds(homes: list[Home], ledger: Ledger, brake_share: float) -> tuple[dict[
 
 
 def _desired(home: Home, ledger: Ledger, holds: Holds, generation: int) -> Desired:
-    plans = {s: ledger.plan(s, home.node) for s in home.services if s in ledger.plans}
+    plans = {s: ledger.plan(s, home) for s in home.services if s in ledger.planned}
     if home.cordoned:
-        plans = {service: _cordoned(plan, holds, ledger.world) for service, plan in plans.items()}
+        plans = {service: on_cordoned(home, plan, holds, ledger.world) for service, plan in plans.items()}
     return Desired(
         node=home.node.name,
         generation=generation,
@@ -233,20 +246,6 @@ def _desired(home: Home, ledger: Ledger, holds: Holds, generation: int) -> Desir
         cordoned=home.cordoned,
         extra=home.previous.extra,
     )
-
-
-def _cordoned(plan: ServicePlan, holds: Mapping[ReleaseId, Hold], world: World) -> ServicePlan:
-    """No moves; and a new instance begins with what is here, since nothing else will come: if it is good."""
-    aliases = {}
-    for alias, part in plan.aliases.items():
-        channel = world.channels.get(part.channel)
-        bad = channel.rejected if channel else ()
-        here = [r for r in holds if r.channel == part.channel and r.version not in bad]
-        if here and part.start is not None and ReleaseId.of(part.channel, part.start) not in here:
-            newest = max(here, key=lambda r: (holds[r].sequence, r))
-            part = dataclasses.replace(part, start=newest.version)  # noqa: PLW2901 - the same alias, on this node
-        aliases[alias] = part
-    return dataclasses.replace(plan, aliases=aliases, paused=True)
 
 
 def _below_floor(home: Home, world: World) -> bool:

@@ -15,8 +15,10 @@ from handlers.core.errors import Usage
 from handlers.core.model import Instance
 from handlers.core.names import InstanceKey, Service
 from handlers.core.pods import HEALTH as BY_KUBERNETES
+from handlers.core.reading import Reads
 
 META = "hydra_service"
+READS = "hydra_reads"
 Known = Mapping[InstanceKey, Instance]
 
 
@@ -107,21 +109,24 @@ def _in_catalog(
     for row in sorted(catalog, key=lambda row: row.id):
         if META not in row.meta:
             continue
+        about = META
         try:
             service = Service.parse(row.meta[META])
+            about = READS
+            reads = Reads.parse(row.meta.get(READS, ""))
         except Usage as e:
             bad_ids.add(row.id)
-            alarms.append(f"Consul service {row.id!r}: meta {META}: {e}")
+            alarms.append(f"Consul service {row.id!r}: meta {about}: {e}")
             continue
         key = InstanceKey.of(service, row.id)
         if key in found:
             alarms.append(f"Consul service {row.id!r}: looks like {found[key].id!r} in keys; left out")
             continue
-        found[key] = _instance(service, row)
+        found[key] = _instance(service, row, reads)
     return found, frozenset(bad_ids), alarms
 
 
-def _instance(service: Service, row: Registered) -> Instance:
+def _instance(service: Service, row: Registered, reads: Reads) -> Instance:
     return Instance(
         service=service,
         id=row.id,
@@ -129,4 +134,5 @@ def _instance(service: Service, row: Registered) -> Instance:
         address=row.address,
         port=row.port,
         consul_name=row.name,
+        reads=reads,
     )

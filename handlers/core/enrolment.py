@@ -13,6 +13,7 @@ from handlers.core.errors import Usage
 from handlers.core.model import Subscription
 from handlers.core.names import Channel, Service, check_alias
 from handlers.core.pods import PREFIX, Json, service_of
+from handlers.core.reading import Reads
 
 ORIGIN = "kubernetes"
 RELEASE_LABEL = "app.kubernetes.io/instance"  # Helm's release: the name of the default channel
@@ -56,6 +57,7 @@ def _count(text: str) -> int:
 
 _READERS: Mapping[Any, Callable[[str], Any]] = {
     str: str,
+    Reads: Reads.parse,
     int: _count,
     float: _number,
     bool: _switch,

@@ -117,7 +117,8 @@ def _waiting(
 def _waits(replica: Replica) -> bool:
     """Whether an instance is not where it should be: not ready, on its way, or not on its target."""
     state, node = replica.state, replica.node
-    plan = node.desired.services.get(replica.instance.service) if node.desired else None
+    whole = node.desired.services.get(replica.instance.service) if node.desired else None
+    plan = whole.of(replica.key) if whole else None
     if state is None or plan is None:
         return plan is not None
     if plan.paused:

@@ -17,12 +17,13 @@ from typing import Any
 from handlers.core.errors import Usage
 from handlers.core.model import Instance, Ready
 from handlers.core.names import Service, check_word
+from handlers.core.reading import Reads
 
 PREFIX = "hydra.datasets/"  # of every label, annotation and condition that Hydra reads or writes
 CONSUMER = f"{PREFIX}consumer"
 DATA_READY = f"{PREFIX}data-ready"
-ENVIRONMENT, NAMESPACE, SERVICE, PORT = (
-    f"{PREFIX}{word}" for word in ("environment", "namespace", "service", "port")
+ENVIRONMENT, NAMESPACE, SERVICE, PORT, READS = (
+    f"{PREFIX}{word}" for word in ("environment", "namespace", "service", "port", "reads")
 )
 HEALTH = "kubernetes"  # of an instance whose node's discover tells whether it is in service
 
@@ -118,6 +119,10 @@ def service_of(namespace: str, name: str, notes: Mapping[str, str], environment:
 
 def instance_of(pod: Pod, top: str, environment: str, serving: bool | None) -> Instance:
     """The pod as an instance; `top` is the name of its highest owner. Raises `Usage`."""
+    try:
+        reads = Reads.parse(pod.annotations.get(READS, ""))
+    except Usage as e:
+        raise Usage(f"annotation {READS}: {e}") from None
     return Instance(
         service=service_of(pod.namespace, top, pod.annotations, environment),
         id=pod.name,
@@ -127,6 +132,7 @@ def instance_of(pod: Pod, top: str, environment: str, serving: bool | None) -> I
         health=HEALTH,
         serving=serving,
         leaving=pod.leaving,
+        reads=reads,
     )
 
 

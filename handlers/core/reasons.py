@@ -18,10 +18,12 @@ class Reason(StrEnum):
     NO_PLAN = "waits for a plan of its service to reach its node: is it subscribed?"
     LEAVING = "stays as it is: its pod is being deleted"
     NO_RELEASE = "waits for a first release: channel {channel} has none for it yet"
+    NONE_FITS = "waits for a release that it may run: {held}"
     HELD = "stays as it is, its move is held: {held}"
     HALTED = "stays as it is, since {release} is {verdict}: {why}"
     INCOMPLETE = "waits until {release} is complete on this node"
     FILLING = "waits until {release} is in RAM"
+    NEEDS = "moves to {release} only together with {other}: one needs the other"
     AWAITS_RAM = "stays out until its release is in RAM; others still use the old copy, or it is being filled"
     TOO_LARGE = "stays as it is: {numbers}, and nothing can make room"
     RAM_SHARED = "waits: {numbers}; the old copy is used by {who}, which moves off by itself"
@@ -69,6 +71,7 @@ class Reason(StrEnum):
     CORDONED = "stays as it is: its node is cordoned by {who}: {why}"
     PINNED = "waits for nothing: it runs {releases}, which is pinned by {who}"
     BARRED = "waits for nothing: it runs {releases}, since {barred} is rejected"
+    PASSED = "waits for nothing: it runs {releases}, and passes over {passed}"
     SETTLED = "waits for nothing: it runs {releases}, as it should"
 
     def say(self, **facts: object) -> str:

@@ -15,7 +15,7 @@ from handlers.core import codec, keys, model
 from handlers.core.acceptance import RECOVER
 from handlers.core.desired import highest_generation
 from handlers.core.names import Channel, InstanceKey, Service
-from handlers.core.targets import subscription_of
+from handlers.core.service_plans import subscription_of
 from handlers.core.version import ReleaseId
 from handlers.core.world import World
 
@@ -157,7 +157,7 @@ def _release(kept: Kept, world: World, release: ReleaseId, hold: model.Hold) -> 
 
 def _channels(kept: Kept, world: World) -> Iterator[Lost]:
     """Heads that are missing or behind, and pins that are missing."""
-    names = {part.channel for plan in kept.desired.services.values() for part in plan.aliases.values()}
+    names = {part.channel for plan in kept.desired.services.values() for part in plan.all_aliases()}
     for name in sorted(names | {release.channel for release in kept.desired.releases}):
         facts = world.channels.get(name)
         if facts and facts.deleted:

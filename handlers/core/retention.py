@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import chain
 
 from handlers.core import codec, keys, model
 from handlers.core.errors import Usage
+from handlers.core.named import keep_and_remove, named, used
 from handlers.core.names import Channel, Service, segment
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import ChannelFacts, NodeFacts, ServiceFacts, World
@@ -43,32 +43,6 @@ class Retention:
     held: str = ""
 
 
-def keep_and_remove(
-    channel: ChannelFacts, named: Mapping[Version, str], now: datetime
-) -> tuple[dict[Version, str], dict[Version, str]]:
-    """The channel's releases that stay and that may go, each with the reason.
-
-    What is within the count stays, what is younger than the age stays, and so does what is `named`. The
-    newest always stays, or the next publisher would use its sequence again.
-    """
-    keep: dict[Version, str] = {}
-    remove: dict[Version, str] = {}
-    count, age_s = channel.settings.keep_releases, channel.settings.keep_age_s
-    for place, release in enumerate(reversed(channel.releases), start=1):
-        age = now - release.version.moment
-        if release.version in named:
-            keep[release.version] = named[release.version]
-        elif place <= max(1, count):
-            keep[release.version] = f"among the newest {max(1, count)}"
-        elif age_s is not None and age < timedelta(seconds=age_s):
-            keep[release.version] = f"younger than {age_s} s"
-        else:
-            remove[release.version] = f"beyond the newest {count}" + (
-                f" and older than {age_s} s" if age_s is not None else ""
-            )
-    return keep, remove
-
-
 def retention(world: World, history: Collection[str], now: datetime) -> Retention:
     """All that may go. `history`: the keys of all audit entries, and of who served what."""
     served = [key for key in history if key.startswith(keys.SERVED)]
@@ -76,10 +50,10 @@ def retention(world: World, history: Collection[str], now: datetime) -> Retentio
     if reason := _blind(world):
         return Retention(removals=past, held=reason)
     forgotten = {node.segment for node in world.nodes.values() if node.gone}
-    named = _named(world)
+    found = named(world, now)
     removals: list[Removal] = []
     for channel in world.channels.values():
-        removals += _channel(world, channel, named.get(channel.name, {}), now)
+        removals += _channel(world, channel, found.get(channel.name, {}), now)
     for service in world.services.values():
         removals += _service(world, service, forgotten)
     for node in world.nodes.values():
@@ -92,6 +66,9 @@ def _blind(world: World) -> str:
     for service in world.services.values():
         if parts := sorted(service.unreadable - {"verdicts", "slots", "rollouts", "gates"}):
             return f"{', '.join(parts)} of service {service.name} cannot be read"
+    for channel in world.channels.values():
+        if parts := sorted(part for part in channel.unreadable if part.startswith("releases/")):
+            return f"{', '.join(parts)} of channel {channel.name} cannot be read"  # it may need others
     for node in world.nodes.values():
         if not node.gone and (parts := sorted(node.unreadable & {"desired", "states", "instances"})):
             return f"{', '.join(parts)} of node {node.name} cannot be read"
@@ -100,59 +77,8 @@ def _blind(world: World) -> str:
     return ""
 
 
-def _named(world: World) -> dict[Channel, dict[Version, str]]:
-    """By channel the versions that something names, with who does."""
-    named: dict[Channel, dict[Version, str]] = {}
-    for channel, version, why in chain(_by_channels(world), _by_services(world), _by_nodes(world)):
-        if version is not None:
-            named.setdefault(channel, {}).setdefault(version, why)
-    return named
-
-
-Naming = Iterable[tuple[Channel, Version | None, str]]
-
-
-def _by_channels(world: World) -> Naming:
-    for channel in world.channels.values():
-        yield channel.name, channel.head, "the head"
-        yield channel.name, channel.staged.version if channel.staged else None, "staged"
-        yield channel.name, channel.pin.version if channel.pin else None, "pinned"
-
-
-def _by_services(world: World) -> Naming:
-    for service in world.services.values():
-        channels = service.subscription.channels if service.subscription else {}
-        for alias, pin in service.pins.items():
-            for name in [channels[alias]] if alias in channels else world.channels:
-                yield name, pin.version, f"pinned by {service.name}"
-        for name, versions in service.proven.channels.items():
-            rejected = world.channels[name].rejected if name in world.channels else {}
-            good = [version for version in versions if version not in rejected]
-            yield name, good[-1] if good else None, f"proven for {service.name}"
-
-
-def _by_nodes(world: World) -> Naming:
-    for node in world.nodes.values():
-        for release in node.desired.releases if node.desired else ():
-            yield release.channel, release.version, f"held by {node.name}"
-        for plan in node.desired.services.values() if node.desired else ():
-            for part in plan.aliases.values():
-                yield part.channel, part.target, "targeted"
-                yield part.channel, part.start, "what new instances begin with"
-        for version in _used(node.states):
-            # states name aliases; whatever has this version may be what one of them means
-            yield from ((name, version, f"in use on {node.name}") for name in world.channels)
-
-
-def _used(states: model.States | None) -> set[Version]:
-    found: set[Version] = set()
-    for state in states.instances.values() if states else ():
-        found.update(state.releases.values(), state.moving.values(), state.target.values())
-    return found
-
-
 def _channel(
-    world: World, channel: ChannelFacts, named: Mapping[Version, str], now: datetime
+    world: World, channel: ChannelFacts, names: Mapping[Version, str], now: datetime
 ) -> Iterable[Removal]:
     owner = f"channel/{channel.name}"
     if channel.unreadable:
@@ -160,13 +86,13 @@ def _channel(
     if channel.deleted:
         yield from _deleted_channel(world, channel)
         return
-    _, remove = keep_and_remove(channel, named, now)
+    _, remove = keep_and_remove(channel, names, now)
     for version, why in sorted(remove.items()):
         yield Removal(
             object=owner, why=f"release {version}: {why}", keys=_release_keys(channel.name, version)
         )
     for version in sorted(channel.rejected):
-        if version not in channel.by_version and version not in named:
+        if version not in channel.by_version and version not in names:
             key = keys.rejected(channel.name, version)
             yield Removal(object=owner, why=f"rejection of {version}, which is gone", keys=(key,))
 
@@ -181,7 +107,7 @@ def _deleted_channel(world: World, channel: ChannelFacts) -> Iterable[Removal]:
     for node in world.nodes.values():
         if any(r.channel == channel.name for r in (node.desired.releases if node.desired else ())):
             return
-        if versions & _used(node.states):
+        if versions & used(node.states):
             return
     readers = (service.subscription for service in world.services.values() if service.subscription)
     if any(channel.name in subscription.channels.values() for subscription in readers):

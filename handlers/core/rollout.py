@@ -1,4 +1,4 @@
-"""What an instance needs next: where it should go, and the steps on the way.
+"""What an instance needs next on the way to where it should go.
 
 One move of an instance is a walk over the steps of `model.Step`:
 
@@ -7,108 +7,24 @@ One move of an instance is a walk over the steps of `model.Step`:
               |        +-- failed: back to the old release, the new one gets a verdict
               +----------- superseded while `ready`: out again, to the newest target
 
-`advance` says what to do now and which state to write once it is done. Every step may be repeated: a run that
-dies anywhere is followed by one that reads the state and goes on. `handlers.reload` observes and acts.
+`aims.goal` says where it should go, `advance` what to do now and which state to write once it is done. Every
+step may be repeated: a run that dies anywhere is followed by one that reads the state and goes on.
+`handlers.reload` observes and acts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from handlers.core.model import AliasPlan, InstanceState, Ready, ServicePlan, Step, Verdicts
-from handlers.core.names import Channel, InstanceKey
+from handlers.core.aims import Goal, release_ids
+from handlers.core.model import InstanceState, Ready, ServicePlan, Step
+from handlers.core.names import InstanceKey
 from handlers.core.reasons import Reason
 from handlers.core.version import ReleaseId, Version
 
 DRAIN_NODE = "drain-node"  # policy.RamPolicy
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What an instance should run now; `media` are the `<alias>/<dataset>` of it that are in RAM.
-
-    `drain`: the numbers, when the node's users of RAM have to be out together for it (`drain-node`).
-    `awaits_ram`: it stays out until RAM has it. `channels` are those of `releases`: an alias may be given
-    another channel, which names its versions alike.
-    """
-
-    releases: Mapping[str, Version]
-    reason: str = ""
-    media: Mapping[str, str] = field(default_factory=dict)
-    channels: Mapping[str, Channel] = field(default_factory=dict)
-    drain: str = ""
-    awaits_ram: bool = False
-
-    @staticmethod
-    def of(releases: Mapping[str, ReleaseId], reason: str = "") -> Goal:
-        """Each alias at this release."""
-        return Goal(
-            {alias: release.version for alias, release in releases.items()},
-            reason,
-            channels={alias: release.channel for alias, release in releases.items()},
-        )
-
-    @property
-    def ids(self) -> dict[str, ReleaseId]:
-        """The releases by alias, of the aliases whose channel is known."""
-        return release_ids(self.releases, self.channels)
-
-
-def release_ids(releases: Mapping[str, Version], channels: Mapping[str, Channel]) -> dict[str, ReleaseId]:
-    """Releases by alias, of the aliases that have a channel."""
-    return {a: ReleaseId.of(channels[a], v) for a, v in releases.items() if a in channels}
-
-
-Usable = Callable[[Channel, Version], str]
-"""Why a release cannot be used on this node now; empty when it can."""
-
-
-def goal(state: InstanceState, plan: ServicePlan, verdicts: Verdicts, usable: Usable) -> Goal:
-    """Each alias at its target where it may and can be, else where the instance is."""
-    releases: dict[str, ReleaseId] = {}
-    reasons = []
-    for alias, wanted in sorted(plan.aliases.items()):
-        version = state.releases.get(alias)
-        current = ReleaseId.of(state.channels.get(alias, wanted.channel), version) if version else None
-        release, reason = _alias_goal(current, wanted, plan, verdicts, usable)
-        reasons.append(reason)
-        if release is not None:  # a new alias comes with its first release, never as a dangling link
-            releases[alias] = release
-    why = "; ".join(filter(None, reasons))
-    return Goal.of(releases, why) if releases else Goal(dict(state.releases), why, channels=state.channels)
-
-
-def _alias_goal(
-    current: ReleaseId | None, wanted: AliasPlan, plan: ServicePlan, verdicts: Verdicts, usable: Usable
-) -> tuple[ReleaseId | None, str]:
-    target = wanted.target if current else wanted.start
-    if target is None:
-        return current, "" if current else Reason.NO_RELEASE.say(channel=wanted.channel)
-    release = ReleaseId.of(wanted.channel, target)
-    if release == current:
-        return current, ""
-    if current and wanted.held:
-        return current, Reason.HELD.say(held=wanted.held)
-    verdict = verdicts.releases.get(release)
-    if verdict and verdict.stands and verdict.id not in plan.retry:
-        # also of an alias that is new: or the instance would go out for it again and again
-        return current, Reason.HALTED.say(release=release, verdict=verdict.verdict, why=verdict.reason)
-    reason = usable(wanted.channel, target)
-    return (current, reason) if reason else (release, "")
-
-
-def start(plan: ServicePlan, usable: Usable) -> Goal:
-    """What a new instance begins with: all aliases at once; empty with the reason while one is not here."""
-    releases: dict[str, ReleaseId] = {}
-    for alias, wanted in sorted(plan.aliases.items()):
-        if wanted.start is None:
-            return Goal({}, Reason.NO_RELEASE.say(channel=wanted.channel))
-        if reason := usable(wanted.channel, wanted.start):
-            return Goal({}, reason)
-        releases[alias] = ReleaseId.of(wanted.channel, wanted.start)
-    return Goal.of(releases, "" if releases else Reason.NO_PLAN.say())
 
 
 def settled(state: InstanceState, aim: Goal) -> bool:

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from handlers.core.model import InstanceState, Ready, State, Step
 from handlers.core.names import Channel, Service
+from handlers.core.reading import EVERYTHING
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import ChannelFacts, Replica, ServiceFacts, World
 
@@ -81,7 +82,11 @@ def taken_over(world: World, channel: Channel, version: Version) -> Takeover:
         for alias in _aliases(facts, channel):
             replicas = [*world.replicas(name), *_undiscovered(world, name)]
             obstacle = _service_obstacle(facts, alias, release, whole)
-            rows = [_progress(r, name, alias, release, obstacle) for r in replicas if r.node.alive]
+            rows = [
+                _progress(r, name, alias, release, obstacle or _passed_over(world, facts, r, alias, release))
+                for r in replicas
+                if r.node.alive
+            ]
             reasons = [row.reason for row in rows if row.stage is Stage.BLOCKED]
             if reasons:
                 blocked[name] = reasons[0]
@@ -144,6 +149,18 @@ def _service_obstacle(facts: ServiceFacts, alias: str, release: ReleaseId, whole
     if facts.subscription.reload == "frozen":
         return "its instances are frozen: they keep what they started with"
     return ""
+
+
+def _passed_over(world: World, facts: ServiceFacts, replica: Replica, alias: str, release: ReleaseId) -> str:
+    """Why the instance runs an older one: it cannot read this one, or what this needs is not there."""
+    subscription, channel = facts.subscription, world.channels.get(release.channel)
+    header = channel.by_version.get(release.version) if channel else None
+    reads = replica.instance.reads or (subscription.reads if subscription else EVERYTHING)
+    if header and (why := reads.misfit(alias, header.labels)):
+        return f"{release.version} {why}"
+    plan = replica.node.desired.services.get(facts.name) if replica.node.desired else None
+    part = plan.of(replica.key).aliases.get(alias) if plan else None
+    return part.passed if part and part.passed.startswith(release.version) else ""
 
 
 def _progress(replica: Replica, service: Service, alias: str, release: ReleaseId, obstacle: str) -> Progress:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from handlers.core.model import AliasPlan, Rejected, ServicePlan
-from handlers.core.names import Channel, Service
+from handlers.core.model import Rejected, ServicePlan
+from handlers.core.names import Service
+from handlers.core.reading import EVERYTHING, Reads
+from handlers.core.service_plans import Aliases, Planned, planned
 from handlers.core.targets import Case, alias_plan
 from handlers.core.version import Version
 from handlers.core.world import ChannelFacts, ServiceFacts, World
@@ -16,9 +17,16 @@ _ANYBODY = Service("any/any/any")  # stands for a service about which nothing wa
 
 
 def targets(world: World, channel: ChannelFacts, now: datetime) -> dict[Service, Version | None]:
-    """By service the version of the channel that it targets; of services without a pin of their own."""
+    """By service the version of the channel that it targets; of services without a pin of their own.
+
+    `channel` counts in place of what the world has of it. Of instances that read different things, the
+    newest target.
+    """
+    world = replace(world, channels={**world.channels, channel.name: channel})
     return {
-        service: _target(facts, alias, channel, now)
+        service: channel.newest_of(
+            aliases[alias].target for aliases in _in_use(world, facts, now) if alias in aliases
+        )
         for service, facts in sorted(world.services.items())
         if facts.subscription and not facts.deleted
         for alias, name in sorted(facts.subscription.channels.items())
@@ -30,21 +38,34 @@ def target(world: World, channel: ChannelFacts, now: datetime) -> Version | None
     """What the channel gives to who follows it: the newest of its readers' targets; without any, the head."""
     found = [v for v in targets(world, channel, now).values() if v in channel.by_version]
     if found:
-        return max((v for v in found if v), key=lambda v: channel.by_version[v].sequence)
-    return _target(ServiceFacts(name=_ANYBODY), "any", channel, now)
+        return channel.newest_of(found)
+    plan, _ = alias_plan(
+        Case(
+            service=ServiceFacts(name=_ANYBODY),
+            reload="none",
+            alias="any",
+            channel=channel,
+            proven=(),
+            last=None,
+            now=now,
+        )
+    )
+    return plan.target
 
 
 def service_targets(
-    world: World, service: ServiceFacts, now: datetime, plan: ServicePlan | None = None
+    world: World,
+    service: ServiceFacts,
+    now: datetime,
+    plan: ServicePlan | None = None,
+    reads: Reads = EVERYTHING,
 ) -> dict[str, Version | None]:
-    """By alias what the service targets; `plan`, as nodes have it, counts where pins and heads are bad."""
-    named: Mapping[str, Channel] = service.subscription.channels if service.subscription else {}
-    last = plan.aliases if plan else {}
-    found = {alias: world.channels.get(name) for alias, name in sorted(named.items())}
-    return {
-        alias: _target(service, alias, facts, now, last.get(alias)) if facts else None
-        for alias, facts in found.items()
-    }
+    """By alias what the service targets; `plan`, as nodes have it, counts where pins and heads are bad.
+
+    With `reads` what an instance does that says this of itself.
+    """
+    found = _planned(world, service, now, plan)
+    return {alias: part.target for alias, part in (found.aliases(reads) if found else {}).items()}
 
 
 def without(channel: ChannelFacts, version: Version) -> ChannelFacts:
@@ -53,11 +74,17 @@ def without(channel: ChannelFacts, version: Version) -> ChannelFacts:
     return replace(channel, rejected={**channel.rejected, version: Rejected()}, pin=pin)
 
 
-def _target(
-    facts: ServiceFacts, alias: str, channel: ChannelFacts, now: datetime, last: AliasPlan | None = None
-) -> Version | None:
-    proven = facts.proven.channels.get(channel.name, ())
-    reload = facts.subscription.reload if facts.subscription else "none"
-    case = Case(service=facts, reload=reload, alias=alias, channel=channel, proven=proven, last=last, now=now)
-    plan, _ = alias_plan(case)
-    return plan.target
+def _planned(
+    world: World, service: ServiceFacts, now: datetime, plan: ServicePlan | None = None
+) -> Planned | None:
+    if service.subscription is None:
+        return None
+    last = Planned(plan=plan) if plan else None
+    return planned(world, service, service.subscription, service.proven.channels, last, now)[0]
+
+
+def _in_use(world: World, service: ServiceFacts, now: datetime) -> list[Aliases]:
+    """What instances of the service run; without any, what one would."""
+    found = _planned(world, service, now)
+    kinds = {replica.instance.reads for replica in world.replicas(service.name)} or {EVERYTHING}
+    return [found.aliases(reads) for reads in kinds] if found else []

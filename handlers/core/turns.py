@@ -18,20 +18,20 @@ interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from handlers.core import keys
 from handlers.core.gate import Outcome
-from handlers.core.model import Ready, Rollout, ServicePlan, State, Step, Subscription
-from handlers.core.names import Channel
+from handlers.core.model import Ready, Rollout, State, Step, Subscription
+from handlers.core.reading import EVERYTHING
 from handlers.core.reasons import Reason
-from handlers.core.version import ReleaseId, Version
+from handlers.core.service_plans import Aliases, Planned, Proven
+from handlers.core.version import ReleaseId
 from handlers.core.world import Replica, ServiceFacts, World
 
 SHOWN = 5
-Proven = Mapping[Channel, tuple[Version, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,15 @@ class Turns:
 
 @dataclass(frozen=True, kw_only=True)
 class _Case:
-    """One service while a release is on its way; `order` are its live instances as their turns come."""
+    """One service while a release is on its way; `order` are its live instances as their turns come.
+
+    One that reads something else is not among them: it waits for nobody.
+    """
 
     world: World
     facts: ServiceFacts
     subscription: Subscription
-    plan: ServicePlan
+    planned: Planned
     fresh: tuple[ReleaseId, ...]
     proven: Proven
     order: tuple[Replica, ...]
@@ -68,9 +71,7 @@ class _Case:
         return (
             state is not None
             and (state.state, state.step) == (Ready.READY, Step.IDLE)
-            and all(
-                state.runs(a, p.channel, p.target) for a, p in self.plan.aliases.items() if self._fresh(a)
-            )
+            and all(state.runs(a, p.channel, p.target) for a, p in self.fresh_of(replica).items())
         )
 
     def begun(self, replica: Replica) -> bool:
@@ -78,46 +79,53 @@ class _Case:
         state = replica.state
         return state is not None and any(
             state.runs(a, p.channel, p.target) or state.moving.get(a) == p.target
-            for a, p in self.plan.aliases.items()
-            if self._fresh(a)
+            for a, p in self.fresh_of(replica).items()
         )
 
-    def _fresh(self, alias: str) -> bool:
-        part = self.plan.aliases[alias]
-        return part.target is not None and ReleaseId.of(part.channel, part.target) in self.fresh
+    def fresh_of(self, replica: Replica) -> Aliases:
+        """What of it an instance should take over, by alias."""
+        aliases = self.planned.aliases(replica.instance.reads)
+        return {
+            a: p for a, p in aliases.items() if p.target and ReleaseId.of(p.channel, p.target) in self.fresh
+        }
 
 
 def turns(
     world: World,
     facts: ServiceFacts,
     subscription: Subscription,
-    plan: ServicePlan,
+    planned: Planned,
     proven: Proven,
     now: datetime,
 ) -> Turns:
-    """Whose turn it is, in a service that `plan` describes for all its nodes alike."""
-    fresh = unproven(plan, proven)
+    """Whose turn it is, in a service that is `planned` for all its nodes alike."""
+    live = [r for r in world.replicas(facts.name) if r.node.alive and not r.node.cordon]
+    kinds = {r.instance.reads for r in live} or {EVERYTHING}
+    fresh = tuple(sorted({r for reads in kinds for r in unproven(planned.aliases(reads), proven)}))
     last = facts.rollouts if facts.rollouts.releases == fresh else Rollout()
     lost = facts.subscription is None or "rollouts" in facts.unreadable
     ordered = facts.rollouts.ordered or "rollouts" in facts.unreadable if lost else _ordered(subscription)
     if not fresh or not ordered:
         return Turns(rollout=Rollout(ordered=ordered, extra=facts.rollouts.extra))
-    live = [r for r in world.replicas(facts.name) if r.node.alive and not r.node.cordon]
     case = _Case(
         world=world,
         facts=facts,
         subscription=subscription,
-        plan=plan,
+        planned=planned,
         fresh=fresh,
         proven=proven,
         order=tuple(sorted(live, key=lambda r: (_wave_rank(r, subscription), slot_of(r)))),
         last=last,
-        promoted=all(_promoted(world, facts, plan, release) for release in fresh),
+        promoted=all(_promoted(world, facts, subscription, release) for release in fresh),
         now=now,
     )
+    others = frozenset(slot_of(r) for r in live if not case.fresh_of(r))
+    case = replace(case, order=tuple(r for r in case.order if slot_of(r) not in others))
     if lost or facts.unreadable & {"control", "verdicts"}:
-        return _unknown(case)
-    return _data(case) or _canary(case) or _waves(case)
+        found = _unknown(case)
+    else:
+        found = _data(case) or _canary(case) or _waves(case)
+    return replace(found, goes=found.goes | others)
 
 
 def _ordered(subscription: Subscription) -> bool:
@@ -126,14 +134,13 @@ def _ordered(subscription: Subscription) -> bool:
     return bool(wanted) and subscription.reload != "frozen"
 
 
-def unproven(plan: ServicePlan, proven: Proven) -> tuple[ReleaseId, ...]:
+def unproven(aliases: Aliases, proven: Proven) -> set[ReleaseId]:
     """The targets that nobody has proven yet, of channels of which something else is proven."""
-    found = {
+    return {
         ReleaseId.of(part.channel, part.target)
-        for part in plan.aliases.values()
+        for part in aliases.values()
         if part.target is not None and part.target not in (known := proven.get(part.channel, ())) and known
     }
-    return tuple(sorted(found))
 
 
 def checked(facts: ServiceFacts, release: ReleaseId) -> bool:
@@ -142,12 +149,12 @@ def checked(facts: ServiceFacts, release: ReleaseId) -> bool:
     return verdict is not None and verdict.verdict == Outcome.GOOD and verdict.id not in facts.control.retry
 
 
-def _promoted(world: World, facts: ServiceFacts, plan: ServicePlan, release: ReleaseId) -> bool:
+def _promoted(world: World, facts: ServiceFacts, subscription: Subscription, release: ReleaseId) -> bool:
     """Whether an operator wants the release at once: by `promote`, or by a pin."""
     if release in facts.control.promote:
         return True
     channel = world.channels.get(release.channel)
-    pins = [facts.pins.get(a) for a, p in plan.aliases.items() if p.channel == release.channel]
+    pins = [facts.pins.get(a) for a, name in subscription.channels.items() if name == release.channel]
     pins.append(channel.pin if channel else None)
     return any(pin is not None and pin.version == release.version for pin in pins)
 
@@ -236,7 +243,8 @@ def _chosen(case: _Case, count: int) -> list[Replica]:
     def rank(replica: Replica) -> tuple[bool, bool, bool]:
         state = replica.state
         proven = state is not None and all(
-            state.releases.get(a) in case.proven.get(p.channel, ()) for a, p in case.plan.aliases.items()
+            state.releases.get(a) in case.proven.get(p.channel, ())
+            for a, p in case.planned.aliases(replica.instance.reads).items()
         )
         return not case.begun(replica), slot_of(replica) not in case.last.instances, proven
 

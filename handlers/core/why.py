@@ -22,7 +22,8 @@ Targets = Mapping[str, Version | None]
 def why(world: World, replica: Replica, targets: Targets) -> str:
     """The sentence about one instance."""
     node, state = replica.node, replica.state
-    plan = node.desired.services.get(replica.instance.service) if node.desired else None
+    whole = node.desired.services.get(replica.instance.service) if node.desired else None
+    plan = whole.of(replica.key) if whole else None
     return (
         _of_node(world, node)
         or (Reason.NO_PLAN.say() if plan is None else _of_planner(plan, targets))
@@ -60,8 +61,9 @@ def _of_state(
         return Reason.CORDONED.say(
             who=node.cordon.who or "somebody", why=node.cordon.why or "no reason given"
         )
-    if Reason.INCOMPLETE.told_in(state.reason):
-        return _of_download(node, aliases) or state.reason
+    if Reason.INCOMPLETE.told_in(state.reason) and (download := _of_download(node, aliases)):
+        others = [part for part in state.reason.split("; ") if not Reason.INCOMPLETE.told_in(part)]
+        return "; ".join([*others, download])
     if state.reason:
         return state.reason
     for alias, part in sorted(aliases.items()):
@@ -99,4 +101,6 @@ def _settled(world: World, service: Service, state: InstanceState, aliases: Mapp
             return Reason.PINNED.say(releases=runs, who=pin.who or "somebody by hand")
         if channel and channel.head and channel.head != part.target and channel.head in channel.rejected:
             return Reason.BARRED.say(releases=runs, barred=channel.head)
+        if part.passed:
+            return Reason.PASSED.say(releases=runs, passed=part.passed)
     return Reason.SETTLED.say(releases=runs)

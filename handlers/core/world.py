@@ -6,7 +6,7 @@ that decisions hold the last good state instead of acting on a gap.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -49,6 +49,11 @@ class ChannelFacts:
     def deleted(self) -> bool:
         """Whether the owner deleted the channel."""
         return self.settings.tombstone is not None
+
+    def newest_of(self, versions: Iterable[Version | None]) -> Version | None:
+        """The one of the highest sequence, of those that are releases of the channel."""
+        found = (v for v in versions if v in self.by_version)
+        return max(filter(None, found), key=lambda v: self.by_version[v].sequence, default=None)
 
     @cached_property
     def by_version(self) -> Mapping[Version, model.Release]:

@@ -18,6 +18,7 @@ from handlers.core import codec, model
 from handlers.core.canonical import Shared
 from handlers.core.errors import Malformed
 from handlers.core.names import Channel, InstanceKey, Service
+from handlers.core.reading import EVERYTHING, Reads
 from handlers.core.version import ReleaseId, Version
 from tests.core.worlds import COMPLETE, PLACES, Cluster, rid, v
 
@@ -70,6 +71,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         Service: SCOPED.map(Service),
         ReleaseId: st.builds(ReleaseId.of, SCOPED.map(Channel), VERSIONS),
         InstanceKey: st.builds(InstanceKey.of, SCOPED.map(Service), TEXT),
+        Reads: st.sampled_from([EVERYTHING, Reads("format<=4"), Reads("places:a=b,c>1.2 d!=e")]),
     }
     return simple[kind]
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 
 from handlers.core import codec, keys, model
 from handlers.core.entries import read
+from handlers.core.named import keep_and_remove
 from handlers.core.names import Channel, InstanceKey
-from handlers.core.retention import AUDIT_KEPT, Retention, keep_and_remove, retention
+from handlers.core.retention import AUDIT_KEPT, Retention, retention
 from handlers.core.version import Version
 from tests.core.test_desired_properties import clusters
 from tests.core.worlds import COMPLETE, PLACES, ROUTE, STREETS, Cluster, v

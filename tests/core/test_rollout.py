@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from handlers.core.aims import Goal, goal, start
 from handlers.core.model import AliasPlan, InstanceState, Ready, ServicePlan, Step, Verdict, Verdicts
 from handlers.core.names import Channel, Service
 from handlers.core.reasons import Reason
-from handlers.core.rollout import Do, Facts, Goal, advance, blamed, goal, settled, start
+from handlers.core.rollout import Do, Facts, advance, blamed, settled
 from handlers.core.version import ReleaseId, Version
 
 C = Channel("prod/search/places")

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers.core.admission import Admit, Blocked, Member, admission
+from handlers.core.aims import Goal, goal, start
 from handlers.core.budget import budget_of
 from handlers.core.model import (
     AliasPlan,
@@ -25,7 +26,7 @@ from handlers.core.model import (
     Verdicts,
 )
 from handlers.core.names import Channel, Service
-from handlers.core.rollout import Do, Facts, Goal, Next, advance, blamed, goal, start
+from handlers.core.rollout import Do, Facts, Next, advance, blamed
 from handlers.core.version import ReleaseId, Version
 
 S = Service("prod/search/api")

@@ -10,6 +10,7 @@ from handlers.core import codec, keys, model
 from handlers.core.desired import Plan, plan
 from handlers.core.entries import read
 from handlers.core.names import Channel, InstanceKey, Service, segment
+from handlers.core.reading import Reads
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import World
 
@@ -43,7 +44,14 @@ class Cluster(dict[str, bytes]):
         self[key] = codec.encode(doc)
 
     def publish(
-        self, number: int, channel: Channel = PLACES, *, sequence: int = 0, placement: str = model.DISK
+        self,
+        number: int,
+        channel: Channel = PLACES,
+        *,
+        sequence: int = 0,
+        placement: str = model.DISK,
+        needs: Mapping[Channel, int] | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         dataset = model.Dataset(
             source=f"s3://b/{number}/", placement=placement, files=1, bytes=10, version=v(number)
@@ -54,14 +62,18 @@ class Cluster(dict[str, bytes]):
             sequence=sequence or number,
             datasets={"index": dataset},
             manifest=model.ManifestRef(digest=f"sha256:{number}", bytes=5),
+            labels=labels or {},
+            needs={name: v(least) for name, least in (needs or {}).items()},
         )
         self.put(keys.release(channel, v(number)), header)
         self[keys.head(channel)] = v(number).encode()
 
-    def subscribe(self, service: Service = COMPLETE, **channels: Channel) -> None:
+    def subscribe(self, service: Service = COMPLETE, reads: str = "", **channels: Channel) -> None:
         self.put(
             keys.subscription(service),
-            model.Subscription(channels=channels or {"places": PLACES}, reload="none"),
+            model.Subscription(
+                channels=channels or {"places": PLACES}, reads=Reads.parse(reads), reload="none"
+            ),
         )
 
     def unsubscribe(self, service: Service = COMPLETE) -> None:
@@ -90,13 +102,15 @@ class Cluster(dict[str, bytes]):
     def control(self, service: Service = COMPLETE, **fields: object) -> None:
         self.put(keys.control(service), dataclasses.replace(model.Control(), **fields))  # type: ignore[arg-type]
 
-    def node(self, name: str, *services: Service, alive: bool = True, replicas: int = 1) -> None:
+    def node(
+        self, name: str, *services: Service, alive: bool = True, replicas: int = 1, reads: str = ""
+    ) -> None:
         self.put(keys.info(name), model.NodeInfo(node=name))
         if alive:
             self[keys.alive(name)] = b"session"
         instances = {
             InstanceKey.of(service, f"i{number}"): model.Instance(
-                service=service, id=f"i{number}", incarnation="1"
+                service=service, id=f"i{number}", incarnation="1", reads=Reads.parse(reads)
             )
             for service in services
             for number in range(replicas)
@@ -163,8 +177,10 @@ class Cluster(dict[str, bytes]):
     def desired(self, node: str) -> model.Desired:
         return codec.decode(model.Desired, self[keys.desired(node)], node)
 
-    def alias(self, node: str = "n1", alias: str = "places", service: Service = COMPLETE) -> model.AliasPlan:
-        return self.desired(node).services[service].aliases[alias]
+    def alias(
+        self, node: str = "n1", alias: str = "places", service: Service = COMPLETE, instance: str = "i0"
+    ) -> model.AliasPlan:
+        return self.desired(node).services[service].of(InstanceKey.of(service, instance)).aliases[alias]
 
     def held(self, node: str = "n1") -> set[ReleaseId]:
         return set(self.desired(node).releases)

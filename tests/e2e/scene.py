@@ -184,11 +184,13 @@ class Scene:
         words = ("subscribe", self.service, "--channel", self.channel, "--reload", reload)
         self.hydra(*words, "--drain-time", "0s", "--deadline", "60s", *options)
 
-    def start(self, *nodes: str, by_hand: bool = True, options: tuple[str, ...] = ()) -> list[Replica]:
+    def start(
+        self, *nodes: str, by_hand: bool = True, options: tuple[str, ...] = (), reads: str = ""
+    ) -> list[Replica]:
         """Start one replica on each of `nodes` and tell Hydra of it: by hand, or through Consul's catalog."""
         made = [self._start(node, options) for node in nodes]
         for replica in made:
-            self.register(replica, by_hand=by_hand)
+            self.register(replica, by_hand=by_hand, reads=reads)
         return made
 
     def _start(self, node: str, options: tuple[str, ...]) -> Replica:
@@ -206,12 +208,12 @@ class Scene:
         command = [sys.executable, *words, *own]
         self.cluster.add_service(replica.node, replica.id, command, {"HYDRA_VIEW": str(replica.view)})
 
-    def register(self, replica: Replica, *, by_hand: bool = True) -> None:
-        """Tell Hydra of the replica: by `hydra register`, or as platforms do, through Consul's catalog."""
+    def register(self, replica: Replica, *, by_hand: bool = True, reads: str = "") -> None:
+        """Tell Hydra of the replica and what it reads: by `hydra register`, or through Consul's catalog."""
         url = f"http://127.0.0.1:{replica.port}/healthz"
         if by_hand:
             place = ("--node", replica.node, "--port", str(replica.port))
-            self.hydra("register", self.service, replica.id, *place, "--health", url)
+            self.hydra("register", self.service, replica.id, *place, "--health", url, "--reads", reads)
             self._by_hand.add(replica.id)
             return
         about = {
@@ -219,7 +221,7 @@ class Scene:
             "Name": self.space,
             "Address": "127.0.0.1",
             "Port": replica.port,
-            "Meta": {"hydra_service": self.service},
+            "Meta": {"hydra_service": self.service, "hydra_reads": reads},
             "Check": {"HTTP": url, "Interval": "1s", "Timeout": "1s"},
         }
         self.cluster.register(replica.node, about)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from handlers.core.budget import Amount
 from handlers.core.model.base import Doc, Part, count
 from handlers.core.names import Channel, InstanceKey, Service
+from handlers.core.reading import EVERYTHING, Reads
 from handlers.core.version import ReleaseId, Version
 
 
@@ -50,7 +51,8 @@ class Instance(Part):
     `health` is `consul` (the checks of the Consul service `consul_name` with id `id`), `kubernetes`
     (`serving` says it, None = cannot be seen now), an HTTP URL that answers 2xx while in service, or `none`
     (in service as soon as it is `ready`). `incarnation` changes when the replica is another one under the
-    same id (Consul CreateIndex, pod UID). `leaving`: it is being ended, so it is moved no more.
+    same id (Consul CreateIndex, pod UID). `leaving`: it is being ended, so it is moved no more. `reads`: what
+    it can read, in place of what its service says (`core.reading`).
     """
 
     service: Service
@@ -62,6 +64,7 @@ class Instance(Part):
     consul_name: str = ""
     serving: bool | None = None
     leaving: bool = False
+    reads: Reads = EVERYTHING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,7 @@ class Hold(Part):
     `crowd`: how many nodes got the order together with this one, as a power of ten, so that they do not all
     begin in the same second. `until`: nothing needs it any more, it is kept for a rollback, which is likely
     until then (a time for people); nodes may give it up for one that is needed. Empty = it is needed.
+    `needs`: by channel the least sequence of what may be run beside it.
     """
 
     digest: str
@@ -119,6 +123,7 @@ class Hold(Part):
     least_integrity: str | None = None
     crowd: int = 1
     until: str = ""
+    needs: Mapping[Channel, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +132,21 @@ class AliasPlan(Part):
 
     `target` is where instances move; `start` what a new instance begins with; None = nothing yet.
     `held` says why moves to the target stop (halted, rejected, no such release); empty = they go on.
+    `passed` says why the target is not what pin or head name: it cannot be read, or needs what is not there.
     """
 
     channel: Channel
     target: Version | None = None
     start: Version | None = None
     held: str = ""
+    passed: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstancePlan(Part):
+    """What one instance runs by alias, where that is not what the others of its service here run."""
+
+    aliases: Mapping[str, AliasPlan]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +155,12 @@ class ServicePlan(Part):
 
     `retry` are verdict ids that an operator has overruled. `waits` says why it is not yet the turn of the
     instances here, those in `goes` (last parts of their keys) excepted. Where the others are is in
-    `proven/<s>`.
+    `proven/<s>`. `others`: what has another plan than `aliases`, since it says itself what it reads, by last
+    part of its key.
     """
 
     aliases: Mapping[str, AliasPlan]
+    reads: Reads = EVERYTHING
     reload: str = "none"
     confirm: str = "health"
     drain: str = "check"
@@ -158,6 +174,17 @@ class ServicePlan(Part):
     retry: tuple[str, ...] = ()
     waits: str = ""
     goes: tuple[str, ...] = ()
+    others: Mapping[str, InstancePlan] = field(default_factory=dict)
+
+    def of(self, instance: InstanceKey) -> ServicePlan:
+        """The plan of one instance here."""
+        own = self.others.get(instance.segment)
+        return self if own is None else replace(self, aliases=own.aliases)
+
+    def all_aliases(self) -> Iterator[AliasPlan]:
+        """What anybody here runs under any alias."""
+        for aliases in (self.aliases, *(own.aliases for own in self.others.values())):
+            yield from aliases.values()
 
     def lets_go(self, instance: InstanceKey) -> bool:
         """Whether it is this instance's turn."""

@@ -122,7 +122,10 @@ class ManifestRef(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Release(Doc):
-    """`releases/<c>/<version>`: create-only header of one immutable set of datasets."""
+    """`releases/<c>/<version>`: create-only header of one immutable set of datasets.
+
+    `needs`: by channel the oldest release of it beside which this one may be run.
+    """
 
     channel: Channel
     version: Version
@@ -130,6 +133,7 @@ class Release(Doc):
     datasets: Mapping[str, Dataset]
     manifest: ManifestRef
     labels: Mapping[str, str] = field(default_factory=dict)
+    needs: Mapping[Channel, Version] = field(default_factory=dict)
     note: str = ""
     who: str = ""
     when: str = ""

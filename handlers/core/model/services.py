@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from handlers.core.budget import Amount
 from handlers.core.model.base import Doc, Note, Part
 from handlers.core.names import Channel
+from handlers.core.reading import EVERYTHING, Reads
 from handlers.core.version import ReleaseId, Version
 
 
@@ -17,11 +18,13 @@ class Subscription(Doc):
 
     `reload`, `confirm`, `drain` are texts as in `handlers.core.policy`, the budget (`max_unavailable`, or
     `min_available` in its place) as in `handlers.core.budget`, the order (`data_first`, `canaries`,
-    `wave_by`) as in `handlers.core.turns`, the `check` as in `handlers.core.gate`. Seconds in `_s`.
+    `wave_by`) as in `handlers.core.turns`, the `check` as in `handlers.core.gate`, `reads` as in
+    `handlers.core.reading`. Seconds in `_s`.
     `origin` is `kubernetes` where it was taken from a workload's annotations, empty where a person wrote it.
     """
 
     channels: Mapping[str, Channel] = field(default_factory=dict)
+    reads: Reads = EVERYTHING
     reload: str = "none"
     confirm: str = "health"
     drain: str = "check"
