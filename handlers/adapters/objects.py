@@ -15,9 +15,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from handlers.adapters.answers import CONNECT_S
 from handlers.adapters.credentials import KeyRing
 from handlers.adapters.ports import ObjectInfo, Source, read_object
-from handlers.adapters.s3_reader import CONNECT_S, Place, S3Reader
+from handlers.adapters.s3_reader import Place, S3Reader
 from handlers.adapters.sigv4 import Credentials
 from handlers.core.errors import Conflict, Denied, HydraError, SourceNotReady, Temporary, Usage
 from handlers.core.stored import Stored

@@ -1,9 +1,4 @@
-"""Reading from S3 as nodes do it: HEAD and ranges pinned to one object, over `http1`, signed by `sigv4`.
-
-Answers are believed only as far as they are checked: another ETag, another range, a packed body or a whole
-object in place of a range are errors, since servers and proxies exist that do each of these in silence.
-Nothing is tried again in here: whoever downloads knows what it has and for how long nothing came.
-"""
+"""Reading from S3 as nodes do it: HEAD and ranges pinned to one object, over `http1`, signed by `sigv4`."""
 
 from __future__ import annotations
 
@@ -15,24 +10,13 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
+from handlers.adapters import answers
 from handlers.adapters.http1 import Answer, Connection, Connections, Origin
 from handlers.adapters.ports import ObjectInfo, Source
 from handlers.adapters.sigv4 import Credentials, signed, target
-from handlers.core.errors import (
-    Denied,
-    HydraError,
-    Integrity,
-    SlowDown,
-    SourceNotReady,
-    Temporary,
-    Untrusted,
-    Usage,
-)
+from handlers.core.errors import Denied, HydraError, Temporary, Usage
 from handlers.core.stored import ORDER, Stored
 
-CONNECT_S = 5.0
-_UNPACKED = frozenset({"", "identity", "aws-chunked"})  # the last is how it was uploaded, not how it comes
-_PORTS = {"http": 80, "https": 443}
 _EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
 
 
@@ -57,14 +41,14 @@ class S3Reader:
 
     def __init__(self, place: Place, stall_s: float) -> None:
         self._place = place
-        self._connections = Connections(stall_s, CONNECT_S)
+        self._connections = Connections(stall_s, answers.CONNECT_S)
         self._origins: dict[str, tuple[Origin, str, str]] = {}
         self._tls: ssl.SSLContext | None = None
 
     def head(self, source: Source) -> ObjectInfo:
         """The object's size, ETag and version; `SourceNotReady` when there is none."""
         answer = self._head(source, {}, {})
-        return ObjectInfo(source.key, _size(source, answer), _etag(answer), _version(answer))
+        return ObjectInfo(source.key, _size(source, answer), answers.etag_of(answer), _version(answer))
 
     def _head(self, source: Source, query: Mapping[str, str], more: Mapping[str, str]) -> Answer:
         answer, connection = self._ask("HEAD", source, query, {}, more)
@@ -86,19 +70,13 @@ class S3Reader:
     ) -> Iterator[memoryview]:
         """As `ports.Objects.read_range`."""
         query = {"versionId": version_id} if version_id else {}
-        headers = {"range": f"bytes={start}-{start + length - 1}", "if-match": f'"{etag}"'}
-        answer, connection = self._ask("GET", source, query, headers)
-        try:
-            if answer.status not in (200, 206):
-                raise _refused(source, answer, connection.text(answer))
-            check_range(source, etag, (start, length), answer)
-        except HydraError:
-            connection.close()
-            raise
-        try:
-            yield from connection.body(answer)
-        except OSError as e:
-            raise Temporary(f"{source}: {_said(e)}") from None
+        return answers.read_range(
+            source,
+            etag,
+            (start, length),
+            lambda headers: self._ask("GET", source, query, headers),
+            lambda answer, connection: _refused(source, answer, connection.text(answer)),
+        )
 
     def _ask(
         self,
@@ -112,16 +90,8 @@ class S3Reader:
         sent = target(f"{above}/{source.key}", query)
         credentials, now = self._place.credentials(), datetime.now(UTC)
         headers = signed(method, host, sent, credentials, self._place.region, now, with_signature)
-        connection = self._connections.to(origin)
-        try:
-            return connection.ask(method, sent, {**headers, **more}), connection
-        except ssl.SSLCertVerificationError as e:
-            raise Untrusted(
-                f"{source}: the certificate of {origin.host} is not trusted ({e.verify_message}); "
-                "AWS_CA_BUNDLE names the authorities to trust"
-            ) from None
-        except OSError as e:
-            raise Temporary(f"{source}: {origin.host}:{origin.port}: {_said(e)}") from None
+        request = (method, sent, {**headers, **more})
+        return answers.sent(self._connections, origin, request, source, "AWS_CA_BUNDLE")
 
     def _origin(self, bucket: str) -> tuple[Origin, str, str]:
         """Where the bucket is, the Host header, and the path of the bucket there."""
@@ -130,12 +100,12 @@ class S3Reader:
             if self._place.endpoint and self._place.virtual:
                 url = url.replace("://", f"://{bucket}.", 1)
             parts = urlsplit(url)
-            if parts.scheme not in _PORTS or not parts.hostname:
+            if parts.scheme not in answers.PORTS or not parts.hostname:
                 raise Usage(f"AWS_ENDPOINT_URL: {url!r} must be http://HOST[:PORT] or https://HOST[:PORT]")
             if parts.scheme == "https" and self._tls is None:
                 self._tls = self._place.tls()
             tls = self._tls if parts.scheme == "https" else None
-            origin = Origin(parts.hostname, parts.port or _PORTS[parts.scheme], tls)
+            origin = Origin(parts.hostname, parts.port or answers.PORTS[parts.scheme], tls)
             own_host = self._place.virtual if self._place.endpoint else "." not in bucket
             self._origins[bucket] = (
                 origin,
@@ -151,27 +121,13 @@ def _amazon(bucket: str, region: str) -> str:
     return f"https://{domain}" if "." in bucket else f"https://{bucket}.{domain}"
 
 
-def check_range(source: Source, etag: str, wanted: tuple[int, int], answer: Answer) -> None:
-    """Raise `Integrity` unless this is the range of the object that was asked for."""
-    start, length = wanted
-    if (got := _etag(answer)) != etag:
-        raise Integrity(f"{source}: is ETag {got} now, the release names {etag}: it was replaced")
-    found = answer.headers.get("content-range", "none")
-    if answer.status != 206 or not found.startswith(f"bytes {start}-{start + length - 1}/"):
-        raise Integrity(f"{source}: answers with range {found!r}, wanted were {length} bytes from {start}")
-    if (packing := answer.headers.get("content-encoding", "")) not in _UNPACKED:
-        raise Integrity(f"{source}: comes packed as {packing}; upload it without Content-Encoding")
-    if answer.length != length:
-        raise Integrity(f"{source}: {answer.length} bytes are announced for a range of {length}")
-
-
 def _stored(source: Source, answer: Answer) -> Stored:
     headers = answer.headers
     own_key = "x-amz-server-side-encryption-customer-algorithm" in headers
     found = {name: headers.get(f"x-amz-checksum-{name}", "") for name in ORDER}
     return Stored(
         size=_size(source, answer),
-        etag=_etag(answer),
+        etag=answers.etag_of(answer),
         version_id=_version(answer),
         checksums={name: value for name, value in found.items() if value},
         kind=headers.get("x-amz-checksum-type", ""),
@@ -192,26 +148,14 @@ def _version(answer: Answer) -> str:
     return "" if found == "null" else found
 
 
-def _etag(answer: Answer) -> str:
-    return answer.headers.get("etag", "").strip('"')
-
-
 def _refused(source: Source, answer: Answer, body: str) -> HydraError:
     """The error for a status that is no success, with S3's own code where the body has one."""
     code, status = _tag("Code", body), answer.status
     said = " ".join(filter(None, (str(status), code, _tag("Message", body))))[:300]
-    if status == 412:
-        return Integrity(f"{source}: is not the object any more that the release names: it was replaced")
-    if status == 416:
-        return Integrity(f"{source}: has not the size that the release names")
-    if status == 404:
-        return SourceNotReady(f"{source}: no such object ({said})")
-    if status in (401, 403) or code in _EXPIRED:
+    if code in _EXPIRED:
         return Denied(f"{source}: S3 refused to let it be read ({said})")
-    if status in (429, 503):
-        return SlowDown(f"{source}: S3 asks for fewer requests ({said})", _seconds(answer))
-    if status >= 500 or status == 408:
-        return Temporary(f"{source}: S3 fails for now ({said})")
+    if error := answers.refusal(source, answer, "S3", said):
+        return error
     if region := answer.headers.get("x-amz-bucket-region"):
         said += f"; its bucket is in region {region}: set AWS_REGION"
     return Usage(f"{source}: S3 will not take this request ({said})")
@@ -220,13 +164,3 @@ def _refused(source: Source, answer: Answer, body: str) -> HydraError:
 def _tag(name: str, body: str) -> str:
     found = re.search(f"<{name}>([^<]*)</{name}>", body)
     return found.group(1) if found else ""
-
-
-def _seconds(answer: Answer) -> float:
-    """How long the server asks to wait; 0 when it does not say, or says it as a date."""
-    text = answer.headers.get("retry-after", "")
-    return min(60.0, float(text)) if text.isdecimal() else 0.0
-
-
-def _said(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__

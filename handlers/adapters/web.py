@@ -10,28 +10,17 @@ from __future__ import annotations
 import re
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
 
+from handlers.adapters import answers
 from handlers.adapters.http1 import Answer, Connection, Connections, Origin
 from handlers.adapters.ports import ObjectInfo, Source
-from handlers.adapters.s3_reader import check_range
-from handlers.core.errors import (
-    Denied,
-    HydraError,
-    Integrity,
-    SlowDown,
-    SourceNotReady,
-    Temporary,
-    Untrusted,
-    Usage,
-)
+from handlers.core.errors import HydraError, Usage
 from handlers.core.source import shown
 from handlers.core.source_table import SourceRow
 
-CONNECT_S = 5.0
-_PORTS = {"http": 80, "https": 443}
 _HEADER = re.compile(r"([A-Za-z0-9-]+): ?([\x20-\x7e]+)")
 _AS_IT_IS = "/%:@!$&'()*+,;=~-._"  # of a path that may be quoted already
 
@@ -41,7 +30,7 @@ class WebObjects:
 
     def __init__(self, row: SourceRow, stall_s: float = 30.0) -> None:
         self._row = row
-        self._connections = Connections(stall_s, CONNECT_S)
+        self._connections = Connections(stall_s, answers.CONNECT_S)
         self._lock = threading.Lock()
         self._tls: ssl.SSLContext | None = None
 
@@ -73,43 +62,29 @@ class WebObjects:
     ) -> Iterator[memoryview]:
         """As `ports.Objects.read_range`."""
         del version_id
-        wanted = {"range": f"bytes={start}-{start + length - 1}", "if-match": f'"{etag}"'}
-        answer, connection = self._ask("GET", source, wanted)
-        try:
-            if answer.status not in (200, 206):
-                raise _refused(source, answer, connection)
-            check_range(source, etag, (start, length), answer)
-        except HydraError:
-            connection.close()
-            raise
-        try:
-            yield from connection.body(answer)
-        except OSError as e:
-            raise Temporary(f"{source}: {e.strerror or e}") from None
+        return answers.read_range(
+            source,
+            etag,
+            (start, length),
+            lambda headers: self._ask("GET", source, headers),
+            lambda answer, connection: _refused(source, answer, connection),
+        )
 
     def put(self, source: Source, body: bytes) -> None:
         """Not possible."""
         del body
         raise Usage(f"{source}: Hydra does not write to web servers")
 
-    def _ask(self, method: str, source: Source, more: dict[str, str]) -> tuple[Answer, Connection]:
+    def _ask(self, method: str, source: Source, more: Mapping[str, str]) -> tuple[Answer, Connection]:
         origin = self._origin(source)
         headers = {"host": source.bucket, "accept-encoding": "identity", **more, **self._own_headers()}
-        connection = self._connections.to(origin)
-        try:
-            return connection.ask(method, f"/{quote(source.key, safe=_AS_IT_IS)}", headers), connection
-        except ssl.SSLCertVerificationError as e:
-            raise Untrusted(
-                f"{source}: the certificate of {origin.host} is not trusted ({e.verify_message}); "
-                "ca_file in the table of sources names the authorities to trust"
-            ) from None
-        except OSError as e:
-            raise Temporary(f"{source}: {origin.host}:{origin.port}: {e.strerror or e}") from None
+        request = (method, f"/{quote(source.key, safe=_AS_IT_IS)}", headers)
+        return answers.sent(self._connections, origin, request, source, "ca_file in the table of sources")
 
     def _origin(self, source: Source) -> Origin:
         parts = urlsplit(str(source))
         try:
-            port = parts.port or _PORTS[source.scheme]
+            port = parts.port or answers.PORTS[source.scheme]
         except ValueError as e:
             raise Usage(f"{source}: {e}") from None
         return Origin(parts.hostname or "", port, self._context() if source.scheme == "https" else None)
@@ -150,22 +125,8 @@ def _refused(source: Source, answer: Answer, connection: Connection) -> HydraErr
     """The error for a status that is no success; the connection is closed, since its body is not read."""
     connection.close()
     status = answer.status
-    if status == 412:
-        return Integrity(f"{source}: is not the object any more that the release names: it was replaced")
-    if status == 416:
-        return Integrity(f"{source}: has not the size that the release names")
-    if status in (404, 410):
-        return SourceNotReady(f"{source}: no such object ({status})")
-    if status in (401, 403, 407):
-        return Denied(f"{source}: the server refused to let it be read ({status})")
-    if status in (429, 503):
-        wait = answer.headers.get("retry-after", "")
-        return SlowDown(
-            f"{source}: asks for fewer requests ({status})",
-            min(60.0, float(wait)) if wait.isdecimal() else 0.0,
-        )
-    if status >= 500 or status == 408:
-        return Temporary(f"{source}: the server fails for now ({status})")
+    if error := answers.refusal(source, answer, "the server", str(status)):
+        return error
     if 300 <= status < 400:
         place = shown(urljoin(str(source), answer.headers.get("location", "")))
         return Usage(f"{source}: redirects to {place}, which is not followed; name that address itself")
