@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
 
@@ -28,9 +29,11 @@ class Runner:
         for name in self._handlers:
             running = self._running.get(name)
             if running is None or running.poll() is not None:
-                self._running[name] = subprocess.Popen(
+                self._running[name] = process = subprocess.Popen(
                     self._command_of(name), stdin=subprocess.DEVNULL, env=environment(os.environ)
                 )
+                # somebody waits for it, or it would be a zombie until it is asked for the next time
+                threading.Thread(target=process.wait, name=f"end of {name}", daemon=True).start()
                 started.append(name)
         return tuple(started)
 

@@ -97,6 +97,15 @@ def test_handler_that_still_runs_is_left_alone() -> None:
             process.wait()
 
 
+def test_handler_that_has_ended_leaves_no_zombie_and_how_it_ended_is_known() -> None:
+    runner = Runner(("good", "bad"), lambda name: ["true"] if name == "good" else ["false"])
+    runner.start()
+
+    folders = [Path(f"/proc/{process.pid}") for process in runner._running.values()]
+    wait_until(lambda: not any(folder.exists() for folder in folders), what="nothing is left of them")
+    assert runner.failed == {"bad": 1}
+
+
 def test_handlers_do_not_believe_that_a_watch_started_them() -> None:
     assert environment({"CONSUL_INDEX": "7", "CONSUL_HTTP_ADDR": "a"}) == {"CONSUL_HTTP_ADDR": "a"}
 
