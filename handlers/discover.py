@@ -147,16 +147,28 @@ class Discoverer:
         return document
 
     def _without_consul(self) -> None:
-        """What can be seen of pods all the same: a new one gets its view without Consul."""
-        if self._pods is None:
-            return
+        """What can be seen all the same, of pods and at the node's own agent: a new one gets its view."""
         before = self._known or self._remembered(Listing({}, 0))
-        pods = self._pods.reading()
-        reading = Reading(catalog=None, agent_ids=None, by_hand=None, pods=pods.instances, ended=pods.ended)
+        pods = self._pods.reading() if self._pods else PodReading(instances={})
+        reading = Reading(
+            catalog=None,
+            agent_ids=None,
+            by_hand=None,
+            pods=pods.instances,
+            ended=pods.ended,
+            agent=self._of_agent(),
+        )
         after = discover(before, reading, self._clock(), self._ctx.settings.limits.drop_after_s)
         if after.instances.keys() != before.instances.keys():
             self._take(after, after.alarms)
             self._reloader.start()  # no watch of Consul's will
+
+    def _of_agent(self) -> tuple[Registered, ...]:
+        """The services of the node's own agent, which answers while all servers are away."""
+        with contextlib.suppress(HydraError):
+            mine, _ = self._kv.get_json("agent/services")
+            return _rows({"Node": {"Node": self._ctx.node}, "Services": list((mine or {}).values())}) or ()
+        return ()
 
     # --- what the listening threads block on ---
 
@@ -332,7 +344,7 @@ def _rows(answer: Any) -> tuple[Registered, ...] | None:
             name=row["Service"],
             address=row.get("Address") or address,
             port=row.get("Port", 0),
-            incarnation=str(row["CreateIndex"]),
+            incarnation=str(row.get("CreateIndex") or ""),
             meta=row.get("Meta") or {},
         )
         for row in answer.get("Services") or ()

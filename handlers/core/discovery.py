@@ -24,7 +24,10 @@ Known = Mapping[InstanceKey, Instance]
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """One service as Consul's catalog has it on this node; `incarnation` is its CreateIndex."""
+    """One service as Consul's catalog has it on this node; `incarnation` is its CreateIndex.
+
+    An agent alone does not know that: it is empty until the catalog can be read.
+    """
 
     id: str
     name: str
@@ -40,7 +43,8 @@ class Reading:
 
     `catalog`: the services of this node. `agent_ids`: the ids that the node's own agent has registered; after
     a restore the catalog forgets services that the agent is about to register again. `by_hand`: the document
-    of the operators. `pods`: the node's pods; `ended` are UIDs of pods that are surely gone.
+    of the operators. `pods`: the node's pods; `ended` are UIDs of pods that are surely gone. `agent`: where
+    the catalog is unreadable, the services of the node's own agent, which answers without any server.
     """
 
     catalog: tuple[Registered, ...] | None
@@ -48,6 +52,7 @@ class Reading:
     by_hand: Known | None
     pods: Known | None = field(default_factory=dict)
     ended: frozenset[str] = frozenset()
+    agent: tuple[Registered, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,10 @@ class Discovery:
 
 def discover(before: Discovery, reading: Reading, now: float, drop_after_s: float) -> Discovery:
     """What is known after `reading`; `now` and `before.missing` are on the same clock."""
-    present, bad_ids, alarms = _in_catalog(reading.catalog or ())
+    present, bad_ids, alarms = _in_catalog(reading.agent if reading.catalog is None else reading.catalog)
+    if reading.catalog is None:
+        # an agent does not tell the incarnation: what is known already stays as it was
+        present = {key: instance for key, instance in present.items() if key not in before.instances}
     present |= reading.pods or {}
     for written, instance in sorted((reading.by_hand or {}).items()):
         key = InstanceKey.of(instance.service, instance.id)

@@ -109,6 +109,22 @@ def test_service_that_the_agent_has_and_the_catalog_lost_stays() -> None:
     assert key("places-1") in state.instances
 
 
+def test_service_that_only_the_agent_knows_is_an_instance_while_the_catalog_is_away() -> None:
+    """Created while all of Consul's servers are away: it needs its view now."""
+    state = discover(Discovery(), reading(row("places-1")), 0, DROP_S)
+    of_agent = (row("places-1", incarnation=""), row("places-2", incarnation=""), row("db", None))
+    alone = Reading(catalog=None, agent_ids=None, by_hand=None, agent=of_agent)
+
+    state = discover(state, alone, 1, DROP_S)
+
+    found = {key: instance.incarnation for key, instance in state.instances.items()}
+    assert found == {key("places-1"): "7", key("places-2"): ""}
+    state = discover(state, dataclasses.replace(alone, agent=of_agent[:1]), 100, DROP_S)
+    assert state.instances.keys() == found.keys()
+    state = discover(state, reading(row("places-1"), row("places-2", incarnation="9")), 200, DROP_S)
+    assert state.instances[key("places-2")].incarnation == "9"
+
+
 def test_service_whose_meta_was_taken_away_goes() -> None:
     state = discover(Discovery(), reading(row("places-1")), 0, DROP_S)
     for now in (100, 160):
@@ -190,6 +206,7 @@ reads = st.lists(
         catalog=st.none() | rows.map(tuple),
         agent_ids=st.none() | st.frozensets(ids),
         by_hand=st.none() | st.just({}) | st.just(hand("job")),
+        agent=rows.map(tuple),
     ),
     max_size=12,
 )

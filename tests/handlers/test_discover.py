@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from handlers.core.model import Instance, Instances, Meta, NodeInfo
 from handlers.core.names import InstanceKey, Service
 from handlers.discover import Discoverer
 from handlers.resync import Eye, watched_keys
+from handlers.runner import Runner
 from handlers.settings import Limits, Settings
 from hydra_cli.acl import render
 from tests.fakes_kv import FakeKV
@@ -303,6 +305,34 @@ def test_outage_changes_nothing_and_ends_by_itself(machine: Machine) -> None:
     assert machine.instances().keys() == {ONE}
 
 
+def test_service_that_its_agent_registers_while_all_servers_are_away_is_known_on_the_node(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Also that reload is told; what is known goes on being so once Consul is back."""
+    told = tmp_path / "told"
+    with machine.consul.join("n2", tmp_path / "agent") as agent:
+        there = Machine(agent, tmp_path / "root", node="n2")
+        there.discoverer._reloader = Runner(("reload",), lambda _: ["touch", str(told)])
+        register = partial(agent.kv().put_json, "agent/service/register")
+        register({"ID": "places-1", "Name": "places", "Port": 81, "Meta": {"hydra_service": PLACES}})
+        wait_until(lambda: "knows 1" in there.discoverer.attempt()[0])
+        machine.consul.stop()
+        register({"ID": "places-2", "Name": "places", "Port": 82, "Meta": {"hydra_service": PLACES}})
+
+        said, _ = there.discoverer.attempt()
+
+        assert "cannot go on" in said
+        raw = LocalState(there.root).read("instances")
+        assert raw
+        known = codec.decode(Instances, raw, "instances").instances
+        assert known.keys() == {ONE, TWO}
+        assert known[TWO].port == 82
+        wait_until(told.exists)
+        machine.consul.start()
+        wait_until(lambda: "knows 2" in there.discoverer.attempt()[0])
+        assert there.instances().keys() == {ONE, TWO}
+
+
 RULES = """
 key_prefix "hydra/" { policy = "write" }
 session_prefix "" { policy = "write" }
@@ -353,7 +383,7 @@ def fake_kv() -> FakeKV:
     service = {"ID": "places-1", "Service": "places", "CreateIndex": 5, "Meta": {"hydra_service": PLACES}}
     kv.answers = {
         "agent/self": {"Config": {"NodeName": NODE, "Version": "1.22.6"}},
-        "agent/services": {"places-1": {}},
+        "agent/services": {"places-1": {"ID": "places-1", "Service": "places", "Meta": service["Meta"]}},
         f"catalog/node-services/{NODE}": {"Node": {"Address": "10.0.0.1"}, "Services": [service]},
     }
     return kv
