@@ -112,6 +112,9 @@ class Sight:
         track.quiet_since = (now if track.quiet_since is None else track.quiet_since) if drained else None
         self._switch_maintenance(case, state, track)
         view, channels = self._views.current(case.key), case.aim.channels
+        confirmed = self._confirmed(case, state) if state.step is Step.CONFIRM else None
+        if track.seconds > case.plan.deadline_s:
+            confirmed = self._excused(case, confirmed)
         return Facts(
             in_service=in_service,
             shown=shown,
@@ -119,8 +122,8 @@ class Sight:
             astray=any(release.channel != channels.get(a, release.channel) for a, release in view.items()),
             quiet_s=0.0 if track.quiet_since is None else now - track.quiet_since,
             phase_s=track.seconds,
-            called=self._called(track, state),
-            confirmed=self._confirmed(case, state) if state.step is Step.CONFIRM else None,
+            called=self._excused(case, self._called(track, state)),
+            confirmed=confirmed,
         )
 
     def call(self, case: Case, state: InstanceState) -> None:
@@ -204,6 +207,17 @@ class Sight:
         if track.called_for != _call_of(state):
             track.task, track.called_for = None, None
         return track.task.result if track.task else None
+
+    def _excused(self, case: Case, failure: str | None) -> str | None:
+        """How something failed; None where Consul does not know the instance any more.
+
+        Then it was taken away, which says nothing of the release: it ends, or is asked again when it is back.
+        """
+        if failure and case.instance.health == "consul":
+            rows, _ = self._services.listing(case.instance.consul_name)
+            if self._services.health(case.instance, self._node, rows, False) is Health.GONE:
+                return None
+        return failure
 
     def _confirmed(self, case: Case, state: InstanceState) -> str | None:
         if isinstance(case.policy.confirm, ByHealth):

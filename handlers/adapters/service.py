@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 CONNECT_S, HEALTH_S = 2.0, 2.0
 BY_HYDRA = "Hydra: reload"  # the reason of a maintenance mode that Hydra set, and may end
-DELETION_KNOWN_S = 2.0  # within which the node of a pod hears that it is being deleted
+DELETION_KNOWN_S = 2.0  # within which a node hears that an instance is being taken away
 _MAX_BODY = 1 << 20
 _MAX_LINE = 200
 
@@ -186,13 +186,13 @@ class Services:
 
 
 def _post(url: str, limit_s: float, instance: Instance) -> None:
-    """Any 2xx means that it has loaded. A pod is asked once more: its process may end before its deletion is
-    known here, which says nothing of the release, and by then `reload` waits for this answer no more.
+    """Any 2xx means that it has loaded. Who gives no answer is asked once more: the process of one that is
+    taken away may end before that is known here, and says nothing of the release. By then it is known.
     """
     try:
         status, body = _request("POST", url, limit_s)
     except HydraError:
-        if instance.health != BY_KUBERNETES:
+        if instance.health not in (BY_KUBERNETES, "consul"):
             raise
         time.sleep(DELETION_KNOWN_S)
         status, body = _request("POST", url, limit_s)

@@ -342,8 +342,9 @@ def test_a_listing_that_may_not_be_seen_is_an_error(consul_acl: servers.Consul, 
         Services(blind, tmp_path).listing("hidden")
 
 
-def test_pod_that_refuses_is_asked_once_more_as_its_deletion_may_not_be_known_yet(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("health", ["kubernetes", "consul"])
+def test_instance_that_gives_no_answer_is_asked_once_more_as_its_end_may_not_be_known_yet(
+    monkeypatch: pytest.MonkeyPatch, health: str
 ) -> None:
     monkeypatch.setattr(service, "DELETION_KNOWN_S", 0.01)
     asked: list[str] = []
@@ -357,7 +358,7 @@ def test_pod_that_refuses_is_asked_once_more_as_its_deletion_may_not_be_known_ye
     monkeypatch.setattr(service, "_request", refuse)
     pod = Instance(
         service=Service("prod/search/reader"), id="reader-1", incarnation="u1", address="10.0.0.7", port=80,
-        health="kubernetes",
+        health=health,
     )  # fmt: skip
     key = InstanceKey.of(pod.service, pod.id)
     services = Services(FakeKV(), Path("none"))

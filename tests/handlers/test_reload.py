@@ -580,7 +580,7 @@ def test_instance_of_a_service_that_was_unsubscribed_in_mid_move_is_let_go(fleet
     assert fleet.slots().out == {}
 
 
-def test_pod_that_is_deleted_in_mid_reload_tells_nothing_of_the_release(fleet: Fleet) -> None:
+def test_n3_pod_that_is_deleted_in_mid_reload_tells_nothing_of_the_release(fleet: Fleet) -> None:
     node = fleet.node("n1", "a", "b")
     fleet.run()
 
@@ -601,6 +601,37 @@ def test_pod_that_is_deleted_in_mid_reload_tells_nothing_of_the_release(fleet: F
     assert fleet.slots().out == {}
     assert "its pod is being deleted" in node.state(gone.segment).reason
     assert [r.loaded for key, r in node.replicas.items() if key != gone] == [V2]
+
+
+def test_n3_instance_that_consul_knows_no_more_in_mid_reload_tells_nothing_of_the_release(
+    fleet: Fleet,
+) -> None:
+    """Until discover drops it, it keeps its slot; then the next one goes."""
+    node = fleet.node("n1", "a", "b")
+    fleet.run()
+    asked: list[InstanceKey] = []
+
+    def evicted(key: InstanceKey) -> None:
+        if key not in node.replicas or len(node.replicas) == 2:
+            asked.append(key)
+            node.replicas.pop(key, None)  # Consul has it no more, and its process ends
+            raise HydraError("Connection refused")
+
+    node.services.before_reload = evicted
+    with fleet.rendering():
+        fleet.want(V2)
+        run = in_thread(node)
+        wait(lambda: len(asked) >= 2)
+        gone = asked[0]
+        assert set(asked) == {gone}
+        assert fleet.verdicts().releases == {}
+        del node.instances[gone]
+        node.discovered()
+        run.join()
+
+    assert fleet.verdicts().releases == {}
+    assert fleet.slots().out == {}
+    assert [replica.loaded for replica in node.replicas.values()] == [V2]
 
 
 def test_what_is_denied_for_one_instance_stops_no_other(fleet: Fleet) -> None:
