@@ -134,6 +134,10 @@ class Node:
     def start(self) -> None:
         """Start the agent, wait for it, start the supervisord."""
         self.start_agent()
+        self.start_hydra()
+
+    def start_hydra(self) -> None:
+        """Start the supervisord alone, whether or not there is a Consul."""
         self._runs = supervised(f"node {self.name}", self.folder, self.environ())
 
     def start_agent(self) -> None:

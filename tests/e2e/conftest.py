@@ -48,7 +48,7 @@ def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def scene(shared_cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """A channel and a service of the test's own on the shared cluster."""
-    made = Scene(shared_cluster, _short(request.node.name))
+    made = Scene(shared_cluster, short(request.node.name))
     yield made
     made.close()
 
@@ -56,10 +56,11 @@ def scene(shared_cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[S
 @pytest.fixture
 def harm(own_cluster: Cluster, request: pytest.FixtureRequest) -> Scene:
     """A channel and a service on a cluster of the test's own."""
-    return Scene(own_cluster, _short(request.node.name))
+    return Scene(own_cluster, short(request.node.name))
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """The beginning of a test's name, as it may stand in the names of channels and services."""
     words = name.removeprefix("test_").partition("[")[0].split("_")
     return "-".join(words[:3])[:30].strip("-")
 

@@ -68,7 +68,7 @@ def test_consul_server_that_restarts_takes_nobody_out(harm: Scene) -> None:
     assert len(drains) == 2
 
 
-def test_service_that_restarts_while_all_of_consul_is_away_serves_from_its_view(harm: Scene) -> None:
+def test_c2_service_that_restarts_while_all_of_consul_is_away_serves_from_its_view(harm: Scene) -> None:
     harm.publish(V1)
     harm.subscribe()
     (replica,) = harm.start("n1", by_hand=False)
@@ -145,7 +145,7 @@ def slot_is_locked(scene: Scene, replica: Replica) -> bool:
     return lock is not None and bool(lock.session)
 
 
-def test_frozen_reload_does_nothing_when_it_wakes_up(harm: Scene) -> None:
+def test_c4_frozen_reload_does_nothing_when_it_wakes_up(harm: Scene) -> None:
     """Stopped while its replica is out, its session ends: what it writes then must fail."""
     harm.publish(V1)
     harm.subscribe("--drain-time", "3s")

@@ -78,7 +78,7 @@ def _ran(answer: str) -> str:
 
 
 @pytest.mark.parametrize("part", ["pin", "head"])
-def test_bad_value_that_is_written_by_hand_is_held_off_with_an_alarm(scene: Scene, part: str) -> None:
+def test_c9_bad_value_that_is_written_by_hand_is_held_off_with_an_alarm(scene: Scene, part: str) -> None:
     scene.publish(V1)
     scene.subscribe()
     (replica,) = scene.start("n1")
@@ -187,7 +187,7 @@ def test_subscription_that_vanishes_without_a_tombstone_is_held_with_an_alarm(sc
     assert scene.runs(replica, V2)
 
 
-def test_two_racing_publishers_lose_no_release(scene: Scene) -> None:
+def test_c8_two_racing_publishers_lose_no_release(scene: Scene) -> None:
     """Each of eight is published or refused as a conflict; sequences are 1, 2, 3 … without a gap."""
     versions = [Version.parse(f"2026-02-{day:02}T00-00-00") for day in range(1, 9)]
     for version in versions:

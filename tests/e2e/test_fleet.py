@@ -8,7 +8,7 @@ import pytest
 
 from handlers.adapters.catalog import Catalog
 from handlers.core import keys
-from handlers.core.model import Desired, States
+from handlers.core.model import Desired, States, Step
 from handlers.core.names import InstanceKey
 from hydra_cli.dev.access import Access
 from hydra_cli.dev.cluster import Cluster
@@ -50,6 +50,28 @@ def test_replica_that_moves_to_another_node_is_served_there_and_forgotten_here(s
 
     scene.await_running(V1, after)
     until("nothing is left here", lambda: not before.view.exists() and not scene.folder("n1", V1).exists())
+
+
+def test_n3_replica_that_is_evicted_during_its_reload_frees_its_slot_and_the_next_proceeds(
+    scene: Scene,
+) -> None:
+    scene.publish(V1)
+    scene.subscribe("--confirm", "http://:/version#version", "--drain-time", "2s")
+    scene.start("n1", "n2", "n3", by_hand=False)
+    scene.await_running(V1)
+
+    with scene.audience(rate=20) as audience:
+        scene.publish(V2, slow_s=2)
+        until("one loads", lambda: any(scene.step(r) is Step.RELOAD for r in scene.replicas))
+        evicted = next(r for r in scene.replicas if scene.step(r) is Step.RELOAD)
+        scene.remove(evicted)
+        scene.await_running(V2)
+        until("it is forgotten", lambda: scene.state(evicted) is None)
+
+    assert not scene.slots().out
+    assert not scene.verdicts().releases
+    assert audience.most_out == 1
+    assert audience.failed == []
 
 
 def test_service_scaled_to_zero_comes_back_on_the_newest_release_that_is_good(scene: Scene) -> None:

@@ -124,7 +124,7 @@ def test_reload_that_fails_brings_the_old_release_back_and_touches_nobody_else(s
     assert scene.release(V2) in scene.verdicts().releases
 
 
-def test_release_that_makes_a_replica_sick_goes_no_further(scene: Scene) -> None:
+def test_n4_release_that_makes_a_replica_sick_goes_no_further(scene: Scene) -> None:
     scene.publish(V1)
     scene.subscribe("--deadline", "3s")
     replicas = scene.start("n1", "n2", "n3")

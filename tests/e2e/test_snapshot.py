@@ -40,7 +40,9 @@ def two_releases(scene: Scene) -> dict[str, int]:
     return {replica.id: scene.answer(replica)[1]["loads"] for replica in scene.replicas}
 
 
-def test_kv_restored_from_an_older_snapshot_changes_nothing_on_nodes_and_raises_an_alarm(harm: Scene) -> None:
+def test_c7_kv_restored_from_an_older_snapshot_changes_nothing_on_nodes_and_raises_an_alarm(
+    harm: Scene,
+) -> None:
     harm.publish(V1)
     harm.subscribe()
     harm.start("n1", "n2", by_hand=False)

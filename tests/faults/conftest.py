@@ -1,13 +1,18 @@
-"""A node in the field and the servers around it."""
+"""A node in the field with a server that misbehaves, and a whole cluster as it is shipped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from handlers.settings import Limits
+from hydra_cli.dev.cluster import Cluster
 from tests import servers
+from tests.e2e.conftest import pytest_runtest_makereport, short  # noqa: F401 - the hook is found by its name
+from tests.e2e.scene import Scene
 from tests.faults.field import Field
 from tests.faults.server import FaultyS3
 
@@ -23,3 +28,32 @@ def server() -> Iterator[FaultyS3]:
 def field(tmp_path: Path, consul: servers.Consul, server: FaultyS3) -> Field:
     """A node that holds nothing yet."""
     return Field.at(tmp_path / "node" / "root", consul, server)
+
+
+@pytest.fixture(scope="session")
+def shipped_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]:
+    """The S3 server of the cluster below."""
+    with servers.s3_server(tmp_path_factory.mktemp("shipped-s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shipped_cluster(tmp_path_factory: pytest.TempPathFactory, shipped_s3: servers.S3) -> Iterator[Cluster]:
+    """Three nodes with the limits that Hydra is shipped with. Whoever harms it mends it."""
+    cluster = Cluster(tmp_path_factory.mktemp("shipped"), nodes=3, limits=asdict(Limits()))
+    try:
+        with pytest.MonkeyPatch.context() as patch:  # the cluster takes the S3 that its maker names
+            for name, value in shipped_s3.environment().items():
+                patch.setenv(name, value)
+            cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+
+
+@pytest.fixture
+def scene(shipped_cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """A channel and a service of the test's own on that cluster."""
+    made = Scene(shipped_cluster, short(request.node.name))
+    yield made
+    made.close()

@@ -1,8 +1,4 @@
-"""Rows C1, C4 and N5 of the fault catalogue: Consul's leader dies, a lock's holder freezes, clocks disagree.
-
-Shown elsewhere: C2 in tests/e2e/test_away.py, C7 in test_snapshot.py, C8 and C9 in test_by_hand.py, N4 in
-test_rollout.py beside it; a frozen `reload` in test_away.py.
-"""
+"""C1, C4 and N5 of the fault catalogue: Consul's leader dies, a lock's holder freezes, clocks disagree."""
 
 from __future__ import annotations
 

@@ -1,0 +1,149 @@
+"""C2 of the fault catalogue: whatever is away, services serve, restart and are created anew.
+
+On a cluster with the limits that Hydra is shipped with. The outage lasts until each watch is in a back-off
+that would go on for longer than the time in which all must be well again: `resync` has to wake them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from handlers.core.model import Ready
+from hydra_cli.dev.access import PLANNER_NODE
+from hydra_cli.dev.demo.sight import Replica
+from tests import servers
+from tests.e2e.scene import V1, V2, Scene, until
+
+pytestmark = pytest.mark.timeout(600)
+OUTAGE_S = 30.0  # `consul watch` tries again after 5, 25 and 70 s
+CONVERGED_S = 30.0
+
+
+def end(scene: Scene, replica: Replica) -> None:
+    """Kill the program of a replica; its supervisord starts it again."""
+    before = scene.answer(replica)[1]["pid"]
+    os.kill(before, signal.SIGKILL)
+    until("it runs again", lambda: scene.answer(replica)[1].get("pid", before) != before)
+
+
+def created_anew(scene: Scene, replica: Replica) -> Replica:
+    """End a replica and start another in its place, under a new name, as a platform does."""
+    scene.remove(replica)
+    (fresh,) = scene.start(replica.node, by_hand=False)
+    return fresh
+
+
+def is_ready(replica: Replica) -> bool:
+    """The view says that the replica should take traffic."""
+    return (replica.view / "state").read_text().strip() == Ready.READY
+
+
+def all_go_on(scene: Scene) -> None:
+    """Restart one replica and put another in the place of the second: both serve what the node has."""
+    first, second = scene.replicas
+    end(scene, first)
+    until("the restarted one serves", lambda: scene.serves(first, V1))
+    fresh = created_anew(scene, second)
+    until("the new one serves", lambda: scene.serves(fresh, V1))
+    for replica in scene.replicas:
+        assert is_ready(replica)
+        assert scene.holds(replica.node, V1)
+
+
+def two_replicas(scene: Scene) -> None:
+    scene.publish(V1)
+    scene.subscribe("--max-unavailable", "2")
+    scene.start("n1", "n2", by_hand=False)
+    scene.await_running(V1)
+
+
+def converges(scene: Scene, since: float) -> None:
+    """The next release is served everywhere in time."""
+    scene.publish(V2)
+    scene.await_running(V2)
+    assert time.monotonic() - since <= CONVERGED_S
+
+
+@contextlib.contextmanager
+def frozen(scene: Scene, node: str) -> Iterator[None]:
+    """All of Hydra on a node, or the planner, stands still."""
+    processes = scene.programs(node)
+    assert processes
+    for process in processes:
+        process.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send(signal.SIGCONT)
+
+
+def test_c2_while_all_consul_servers_are_away_services_go_on_and_soon_after_all_is_well(scene: Scene) -> None:
+    two_replicas(scene)
+    scene.cluster.stop_server(kill=True)
+    began = time.monotonic()
+    try:
+        all_go_on(scene)
+        until("the watches are in a long back-off", lambda: time.monotonic() > began + OUTAGE_S)
+        assert all(scene.serves(replica, V1) for replica in scene.replicas)
+    finally:
+        scene.cluster.start_server()
+
+    converges(scene, time.monotonic())
+
+
+def test_c2_while_the_planner_stands_still_and_s3_is_away_services_go_on(
+    scene: Scene, shipped_s3: servers.S3
+) -> None:
+    two_replicas(scene)
+    shipped_s3.stop()
+    try:
+        with frozen(scene, PLANNER_NODE):
+            all_go_on(scene)
+    finally:
+        shipped_s3.start()
+
+    converges(scene, time.monotonic())
+
+
+def test_c2_rebooted_node_fills_its_ram_again_and_serves_while_consul_and_s3_are_away(
+    scene: Scene, shipped_s3: servers.S3
+) -> None:
+    scene.publish(V1)
+    scene.subscribe()
+    (replica,) = scene.start("n3", by_hand=False)
+    scene.await_running(V1)
+    until("it is in RAM", partial(reads_from_ram, scene, replica))
+    node = scene.cluster.node("n3")
+    shipped_s3.stop()
+    scene.cluster.stop_server(kill=True)
+    try:
+        node.kill()
+        assert not list(node.ram.iterdir())
+
+        node.start_hydra()
+
+        until("its RAM is filled", partial(reads_from_ram, scene, replica))
+        until("it serves", lambda: scene.serves(replica, V1))
+        assert is_ready(replica)
+    finally:
+        shipped_s3.start()
+        scene.cluster.start_server()
+        node.start_agent()
+
+    scene.publish(V2)
+    scene.await_running(V2)
+
+
+def reads_from_ram(scene: Scene, replica: Replica) -> bool:
+    """What is placed in RAM is read from there by whoever opens it now."""
+    copy = Path(scene.cluster.node(replica.node).ram, "data", scene.channel, V1, "ranking").resolve()
+    return (scene.folder(replica.node, V1) / "ranking").resolve() == copy and copy.is_dir()
