@@ -24,7 +24,7 @@ from tests.chaos.actions import Actions
 from tests.chaos.events import Event
 from tests.chaos.promises import CONVERGED_S, awaited, broken
 from tests.chaos.recorder import Recorder
-from tests.chaos.schedule import schedule
+from tests.chaos.schedule import Act, directed, schedule
 from tests.chaos.world import Breach
 from tests.e2e.scene import Scene, until
 
@@ -43,15 +43,18 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, help="the schedule is a function of it  [default: a fresh one]")
     parser.add_argument("--minutes", type=float, default=5.0, help="how long things are done  [default: 5]")
+    parser.add_argument("--acts", type=directed, help="these things instead of what the seed says")
     given = parser.parse_args(arguments)
     seed = secrets.randbelow(2**32) if given.seed is None else given.seed
     for name in list(os.environ):  # the Consul and the S3 of whoever runs this are not for chaos
         if name.startswith(("CONSUL_", "AWS_", "HYDRA_")) and name != "HYDRA_CACHE":
             del os.environ[name]
-    print(f"chaos: seed {seed}, {given.minutes:g} minutes", flush=True)
+    acts = given.acts or schedule(seed, 60 * given.minutes)
+    what = f"{len(acts)} acts" if given.acts else f"seed {seed}, {given.minutes:g} minutes"
+    print(f"chaos: {what}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="hydra-chaos-"))
     try:
-        seen = _run(folder, seed, 60 * given.minutes)
+        seen = _run(folder, acts)
     except BaseException:
         print(f"chaos: seed {seed} could not be finished; logs are in {folder}", flush=True)
         raise
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if found else 0
 
 
-def _run(folder: Path, seed: int, duration_s: float) -> list[Event]:
+def _run(folder: Path, acts: Sequence[Act]) -> list[Event]:
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -81,9 +84,9 @@ def _run(folder: Path, seed: int, duration_s: float) -> list[Event]:
         until("all replicas are in service", lambda: len(scene.healthy()) >= len(PLACES))
         crowd = Crowd(scene.space, RATE, folder / "requests.csv", cluster.env("reader"), lambda _: None)
         try:
-            actions.perform(schedule(seed, duration_s))
+            actions.perform(acts)
             actions.calm()
-            _await_convergence(recorder, say)
+            _await_convergence(recorder, actions, say)
             recorder.asked(crowd.end())
         finally:
             crowd.kill()
@@ -91,9 +94,10 @@ def _run(folder: Path, seed: int, duration_s: float) -> list[Event]:
     return recorder.so_far()
 
 
-def _await_convergence(recorder: Recorder, say: Callable[[str], None]) -> None:
+def _await_convergence(recorder: Recorder, actions: Actions, say: Callable[[str], None]) -> None:
     began = time.monotonic()
     while (missing := awaited(recorder.so_far())) and time.monotonic() < began + CONVERGED_S + 1:
+        actions.recover()
         time.sleep(1)
     say(f"after {time.monotonic() - began:.0f} s: {missing or 'converged'}")
 

@@ -7,16 +7,12 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import itemgetter
 from typing import TypeVar
 
-from handlers.adapters.ports import Cas
-from handlers.core import codec, keys
 from handlers.core.errors import HydraError
-from handlers.core.model import Meta
 from handlers.core.version import Version
 from hydra_cli.dev import processes
 from hydra_cli.dev.access import PLANNER_NODE
@@ -41,7 +37,6 @@ BUDGETS = (
 FEWEST, MOST = 3, 6  # replicas
 RUNS_S = 2.0  # how long to wait for a handler that runs
 PATIENCE_S = 10.0  # of somebody who is about to type a command
-GENERATIONS = 1000  # more than a run makes
 Undo = Callable[[], None]
 T = TypeVar("T")
 
@@ -52,7 +47,7 @@ class Actions:
     def __init__(self, scene: Scene, recorder: Recorder, say: Callable[[str], None]) -> None:
         self._scene, self._cluster, self._recorder, self._say = scene, scene.cluster, recorder, say
         self._published: list[Version] = []
-        self._snapshot, self._floor = b"", 0
+        self._snapshot, self._restored = b"", False
         self._ill: set[str] = set()  # nodes that nobody can work on now
         self._doings: Mapping[Kind, Callable[[Act], Undo | None]] = {
             Kind.PUBLISH: self._publish,
@@ -119,6 +114,7 @@ class Actions:
     def calm(self) -> None:
         """Take back all orders, and publish a good release; from then on, a minute counts."""
         scene = self._scene
+        # 2: there is none
         until("the pin is gone", partial(self._orderly, "unpin", f"channel/{scene.channel}", codes=(0, 2)))
         until("rollouts go on", partial(self._orderly, "rollout", "resume", scene.service))
         until("the budget is 1", partial(self._orderly, "subscribe", scene.service, *BUDGETS[0]))
@@ -150,7 +146,7 @@ class Actions:
         self._scene.hydra(*words)
 
     def _orderly(self, *words: str, codes: Sequence[int] = (0,)) -> bool:
-        """The command ended with one of `codes`: 2 where there is nothing to take back."""
+        """The command ended with one of `codes`."""
         for code in codes:
             with contextlib.suppress(AssertionError):
                 self._scene.hydra(*words, code=code)
@@ -307,21 +303,17 @@ class Actions:
     def _restore(self, act: Act) -> Undo:
         self._note(act.kind)
         self._cluster.restore(self._snapshot)
-        return self._recover
+        self._restored = True
+        return self.recover
 
-    def _recover(self) -> None:
-        """Say that the restored KV counts: by a floor above all generations that any node may have seen.
+    def recover(self) -> None:
+        """Say that a restored KV counts, as an operator who looks whether nodes hold off: again and again.
 
-        The alarm names the lowest that will do, but the planner may be dead before it has raised one.
+        A node may be back, and say what it knows, only after this was said for the others.
         """
-        kv = self._cluster.kv()
-        before, _ = kv.get(keys.META)
-        assert before
-        meta = codec.decode(Meta, before.value, keys.META)
-        self._floor += GENERATIONS  # beyond that of an earlier one, which the restored KV may have lost
-        fresh = replace(meta, generation_floor=self._floor)
-        self._note(RECOVER, "", f"generation_floor {fresh.generation_floor}")
-        kv.txn([Cas(keys.META, codec.encode(fresh), before.index)])
+        if self._restored and self._orderly("recover", codes=(3,)):
+            self._note(RECOVER)
+            self._orderly("recover", "--yes")
 
 
 def _chosen(among: Sequence[T], act: Act) -> T:

@@ -54,6 +54,8 @@ class WithinBudget:
     and the budget itself count as of the moment in that second that suits Hydra best.
     """
 
+    name = "within the budget"
+
     def __init__(self) -> None:
         self._reports = Reports()
         self._now = World()
@@ -110,7 +112,7 @@ class WithinBudget:
             f"{me} went out while {rest} drained and {', '.join(sick) or 'nobody'} was not in service;"
             f" {limit} of {len(others) + 1} may be out"
         )
-        return Breach(event.at, "within the budget", text, frozenset({me, *out, *sick}))
+        return Breach(event.at, self.name, text, frozenset({me, *out, *sick}))
 
 
 def allowed(budget: Budget, total: int) -> int:

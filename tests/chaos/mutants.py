@@ -23,47 +23,139 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "b
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """In `file`, `text` becomes `instead`; chaos with `seed` for `minutes` must find `promise` broken."""
+class Change:
+    """In `file`, `text` becomes `instead`."""
 
     file: str
     text: str
     instead: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Hydra without what keeps `promise`: while `acts` are done, it must be found broken.
+
+    Where several things keep it, each behind the other, all of them are gone.
+    """
+
     promise: str
-    seed: int
-    minutes: float
+    acts: str
+    changes: tuple[Change, ...]
 
 
 MUTANTS: Mapping[str, Mutant] = {
     "budget": Mutant(
-        "handlers/core/admission.py",
-        "    if len(away) + len(sick) + 1 <= allowed:\n        return Admit()\n",
-        "    return Admit()\n",
         "within the budget",
-        seed=1,
-        minutes=1,
+        "1 publish; 15 resume",
+        (
+            Change(
+                "handlers/core/admission.py",
+                "    if len(away) + len(sick) + 1 <= allowed:\n        return Admit()\n",
+                "    return Admit()\n",
+            ),
+        ),
     ),
     "drain": Mutant(
-        "handlers/core/rollout.py",
-        "    if facts.shown != Ready.DRAINING:\n"
-        "        return Next(Do.NOTHING, replace(state, reason=Reason.NOT_SHOWN.say(word=Ready.DRAINING)))\n"
-        "    if facts.in_service and facts.phase_s > plan.deadline_s:\n"
-        "        return _halt(state, aim, Reason.NOT_DRAINED.say(seconds=facts.phase_s))\n"
-        "    if facts.in_service or facts.quiet_s < plan.drain_s:\n"
-        "        return Next(Do.NOTHING, replace(state, reason=Reason.DRAINING.say()))\n",
-        "",
         "no request after the drain",
-        seed=1,
-        minutes=1,
+        "1 publish; 20 publish 0.9; 40 resume",
+        (
+            Change(
+                "handlers/core/rollout.py",
+                "    if facts.shown != Ready.DRAINING:\n"
+                "        return Next(Do.NOTHING, "
+                "replace(state, reason=Reason.NOT_SHOWN.say(word=Ready.DRAINING)))\n"
+                "    if facts.in_service and facts.phase_s > plan.deadline_s:\n"
+                "        return _halt(state, aim, Reason.NOT_DRAINED.say(seconds=facts.phase_s))\n"
+                "    if facts.in_service or facts.quiet_s < plan.drain_s:\n"
+                "        return Next(Do.NOTHING, replace(state, reason=Reason.DRAINING.say()))\n",
+                "",
+            ),
+        ),
+    ),
+    # what is in RAM is a copy of any release, and nobody asks the instance what it has loaded
+    "mixture": Mutant(
+        "no mixed answer",
+        "1 publish; 20 resume",
+        (
+            Change(
+                "handlers/adapters/ram.py",
+                "        source = self._disk(piece)\n        if source is None or not self._ram:\n",
+                "        source = self._disk(piece)\n"
+                "        if source:\n"
+                "            source = min(source.parent.parent.glob(f'*/{piece.dataset}'))\n"
+                "        if source is None or not self._ram:\n",
+            ),
+            Change(
+                "handlers/core/rollout.py",
+                "    if not facts.confirmed:\n        return _confirmed(",
+                "    if facts.confirmed is not None:\n        return _confirmed(",
+            ),
+        ),
+    ),
+    # neither the planner nor nodes notice that the KV is older than they are
+    "order": Mutant(
+        "no way back without an order",
+        "1 publish 0.9; 25 restore 0 30",
+        (
+            Change(
+                "handlers/core/desired.py",
+                '    if highest <= written:\n        return ""\n',
+                '    return ""\n',
+            ),
+            Change(
+                "handlers/core/acceptance.py",
+                "    if desired.generation < applied:\n",
+                "    if desired.generation < 0:\n",
+            ),
+            Change(
+                "handlers/core/acceptance.py",
+                "    if desired.generation == applied and raw != last and _generation(last) == applied:\n",
+                "    if desired.generation < 0:\n",
+            ),
+        ),
+    ),
+    # all but the newest goes, whether or not it is desired or in use
+    "deletion": Mutant(
+        "nothing needed is deleted",
+        "1 budget 0.55; 3 publish 0.9; 30 resume",
+        (
+            Change(
+                "handlers/core/room.py",
+                "    return sorted(facts.inventory.held - facts.desired.keys())\n",
+                "    return sorted(facts.inventory.held)[:-1]\n",
+            ),
+            Change(
+                "handlers/core/diff.py",
+                "        elif release not in facts.used and release not in facts.running:\n",
+                "        elif release not in facts.running:\n",
+            ),
+        ),
+    ),
+    "sequence": Mutant(
+        "heads are linear",
+        "1 publish; 5 resume",
+        (
+            Change(
+                "hydra_cli/publish_release.py",
+                "sequence=before.highest + 1, manifest=ref)",
+                "sequence=1, manifest=ref)",
+            ),
+        ),
+    ),
+    # what dies is not started again
+    "restart": Mutant(
+        "converged a minute later",
+        "1 kill_template; 2 resume",
+        (Change("templates/supervisord.conf.j2", "autorestart=true\n", "autorestart=false\n"),),
     ),
 }
 
 
-def changed(mutant: Mutant, source: str) -> str:
+def changed(change: Change, source: str) -> str:
     """The file with the change; raises ValueError when the place is not there exactly once."""
-    if source.count(mutant.text) != 1:
-        raise ValueError(f"{mutant.file} has {source.count(mutant.text)} times, not once:\n{mutant.text}")
-    return source.replace(mutant.text, mutant.instead)
+    if source.count(change.text) != 1:
+        raise ValueError(f"{change.file} has {source.count(change.text)} times, not once:\n{change.text}")
+    return source.replace(change.text, change.instead)
 
 
 def caught(mutant: Mutant, folder: Path) -> bool:
@@ -73,13 +165,14 @@ def caught(mutant: Mutant, folder: Path) -> bool:
     """
     copy = folder / "checkout"
     shutil.copytree(CHECKOUT, copy, ignore=LEFT_OUT)
-    place = copy / mutant.file
-    place.write_text(changed(mutant, place.read_text()))
-    words = ("-m", "tests.chaos", "--seed", str(mutant.seed), "--minutes", str(mutant.minutes))
+    for change in mutant.changes:
+        place = copy / change.file
+        place.write_text(changed(change, place.read_text()))
+    words = ("-m", "tests.chaos", "--acts", mutant.acts)
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     python = str(_interpreter(folder / "venv", copy))
     answer = subprocess.run([python, *words], cwd=copy, env=environ, stdout=subprocess.PIPE, text=True)
-    print(answer.stdout)
+    print(answer.stdout, flush=True)
     return answer.returncode == 1 and f"BROKEN: {mutant.promise}" in answer.stdout
 
 

@@ -38,6 +38,8 @@ STOP = "stop"
 class Promise(Protocol):
     """One promise; it is given all events in order, then told that there are no more."""
 
+    name: str
+
     def take(self, event: Event) -> Iterator[Breach]: ...
 
     def end(self, at: float) -> Iterator[Breach]: ...
@@ -51,6 +53,8 @@ class _Promise:
 
 class NoLateRequest(_Promise):
     """No request starts on an instance after its drain: from the flip of its view until it shows `ready`."""
+
+    name = "no request after the drain"
 
     def __init__(self) -> None:
         self._word: dict[str, str] = {}
@@ -67,17 +71,19 @@ class NoLateRequest(_Promise):
                 self._gone.setdefault(event.instance, event.at)
         elif isinstance(event, Asked) and (since := self._gone.get(event.instance)) is not None:
             text = f"{event.instance} got a request {event.at - since:.3f} s after its drain was over"
-            yield Breach(event.at, "no request after the drain", text, event.objects)
+            yield Breach(event.at, self.name, text, event.objects)
 
 
 class NoMixedAnswer(_Promise):
     """All parts of an answer are of one release."""
 
+    name = "no mixed answer"
+
     def take(self, event: Event) -> Iterator[Breach]:
         """Judge the answers."""
         if isinstance(event, Asked) and len(set(event.versions)) > 1:
             text = f"{event.instance} answered from {', '.join(event.versions)}"
-            yield Breach(event.at, "no mixed answer", text, event.objects | frozenset(event.versions))
+            yield Breach(event.at, self.name, text, event.objects | frozenset(event.versions))
 
 
 class NoWayBackWithoutOrder(_Promise):
@@ -86,6 +92,8 @@ class NoWayBackWithoutOrder(_Promise):
     Orders are a pin to the older version, a rejection of or verdict on any newer one than that, and the word
     of an operator that a restored KV counts.
     """
+
+    name = "no way back without an order"
 
     def __init__(self) -> None:
         self._reports = Reports()
@@ -110,9 +118,7 @@ class NoWayBackWithoutOrder(_Promise):
                     continue
                 if version < before and not self._ordered(version, since):
                     text = f"{name} went from {before} to {version}, and nobody had said so"
-                    yield Breach(
-                        event.at, "no way back without an order", text, frozenset({name, before, version})
-                    )
+                    yield Breach(event.at, self.name, text, frozenset({name, before, version}))
                 self._arrived[key] = version, event.at
 
     def _ordered(self, version: str, since: float) -> bool:
@@ -123,6 +129,8 @@ class NoWayBackWithoutOrder(_Promise):
 class NothingNeededDeleted(_Promise):
     """No release leaves a disk while a view there points to it or `desired` names it, nor the KV while it is
     head, pinned, or run by an instance. Whoever wipes a disk or restores the KV is not Hydra."""
+
+    name = "nothing needed is deleted"
 
     def __init__(self) -> None:
         self._reports = Reports()
@@ -168,9 +176,7 @@ class NothingNeededDeleted(_Promise):
                 users.add("its desired document")
             if users:
                 text = f"{version} was deleted on {event.node} though {', '.join(sorted(users))} needs it"
-                yield Breach(
-                    event.at, "nothing needed is deleted", text, frozenset({event.node, version, *users})
-                )
+                yield Breach(event.at, self.name, text, frozenset({event.node, version, *users}))
 
     def _left_kv(self, event: Releases) -> Iterator[Breach]:
         lost, self._known = self._known - event.known.keys(), frozenset(event.known)
@@ -183,12 +189,14 @@ class NothingNeededDeleted(_Promise):
             users |= {"a pin"} if version in self._pinned else set()
             if users:
                 text = f"{version} was deleted from the KV though {', '.join(sorted(users))} needs it"
-                yield Breach(event.at, "nothing needed is deleted", text, frozenset({version, *users}))
+                yield Breach(event.at, self.name, text, frozenset({version, *users}))
 
 
 class HeadsLinear(_Promise):
     """Each head is a release, with a higher sequence than the one before; a release never changes, and no
     sequence is used twice. A restored KV begins anew."""
+
+    name = "heads are linear"
 
     def __init__(self) -> None:
         self._restored = float("-inf")
@@ -227,11 +235,13 @@ class HeadsLinear(_Promise):
             yield self._breach(event, text, before, event.version)
 
     def _breach(self, event: Event, text: str, *objects: str) -> Breach:
-        return Breach(event.at, "heads are linear", text, frozenset(objects))
+        return Breach(event.at, self.name, text, frozenset(objects))
 
 
 class Converged:
     """A minute after the last fault all instances run the head, at rest and in service, and nobody is out."""
+
+    name = "converged a minute later"
 
     def __init__(self) -> None:
         self._reports = Reports()
@@ -266,7 +276,7 @@ class Converged:
         if self._stopped is not None and not self._done:
             missing = self.missing()
             text = f"{at - self._stopped:.0f} s after the last fault: {'; '.join(missing.values())}"
-            yield Breach(at, "converged a minute later", text, frozenset(missing))
+            yield Breach(at, self.name, text, frozenset(missing))
 
     def missing(self) -> dict[str, str]:
         """What is not as it should be, by instance."""
@@ -307,6 +317,11 @@ def promises() -> Iterable[Promise]:
         HeadsLinear(),
         Converged(),
     )
+
+
+def names() -> set[str]:
+    """What breaches of them are called."""
+    return {promise.name for promise in promises()}
 
 
 def awaited(events: Iterable[Event]) -> str:

@@ -150,3 +150,18 @@ def schedule(seed: int, duration_s: float) -> tuple[Act, ...]:
             great_until_s = act.end_s + WIPE_S
         acts.append(act)
     return tuple(acts)
+
+
+def directed(text: str) -> tuple[Act, ...]:
+    """Acts as people write them, `SECONDS KIND [PICK [LASTS]]; …`: `1 publish; 20 wipe 0.4; 30 restore 0 15`.
+
+    The kinds are the names of `Kind`. Raises ValueError for anything else.
+    """
+    acts = []
+    for words in (part.split() for part in text.split(";")):
+        at_s, name, *rest = words
+        if name.upper() not in Kind.__members__:
+            raise ValueError(f"no kind of act {name!r}; there are {', '.join(Kind.__members__).lower()}")
+        pick, lasts_s = (*map(float, rest), *(0.0, 0.0)[len(rest) :])
+        acts.append(Act(float(at_s), Kind[name.upper()], pick, lasts_s))
+    return tuple(sorted(acts, key=lambda act: act.at_s))

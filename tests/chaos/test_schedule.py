@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chaos.schedule import GREAT, LASTS, WEIGHTS, Kind, schedule
+from tests.chaos.schedule import GREAT, LASTS, WEIGHTS, Act, Kind, directed, schedule
 
 seeds = st.integers(0, 2**32)
 
@@ -32,3 +33,17 @@ def test_same_seed_and_duration_ask_for_the_same(seed: int, duration_s: float) -
 
 def test_other_seeds_ask_for_something_else() -> None:
     assert len({schedule(seed, 60) for seed in range(50)}) == 50
+
+
+def test_acts_that_people_write_are_done_at_their_times() -> None:
+    assert directed("20 restore 0 15; 1 publish; 3.5 KILL_HANDLER 0.4") == (
+        Act(1, Kind.PUBLISH, 0),
+        Act(3.5, Kind.KILL_HANDLER, 0.4),
+        Act(20, Kind.RESTORE, 0, 15),
+    )
+
+
+@pytest.mark.parametrize("text", ["", "publish", "1 dance", "1 publish x", "1 publish 0 1 2"])
+def test_acts_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - each has its own words
+        directed(text)
