@@ -30,14 +30,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several workers (`make test`) one has all tests on clusters, the longest part; others go by file."""
     for item in items:
         place = item.path.relative_to(Path(__file__).parent)
-        group = place.parts[0] if _is_on_a_cluster(item) else str(place)
+        group = "clusters" if _is_on_a_cluster(item) else str(place)
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: not _is_on_a_cluster(item))
 
 
 def _is_on_a_cluster(item: pytest.Item) -> bool:
     """Whether it is of those that start nodes: two clusters at once would be in each other's way."""
-    return Path(__file__).parent / "e2e" in item.path.parents
+    names = getattr(item, "fixturenames", ())
+    return "shipped_cluster" in names or Path(__file__).parent / "e2e" in item.path.parents
 
 
 @pytest.fixture(autouse=True, scope="session")
