@@ -135,7 +135,7 @@ class Discoverer:
         elif stranger := self._stay_alive(world.node):
             return stranger
         self._write(keys.instances(self._ctx.node), document, world.node)
-        self._write(keys.info(self._ctx.node), codec.encode(self._info()), world.node)
+        self._write(keys.info(self._ctx.node), codec.encode(self._info(world.node)), world.node)
         return f"knows {count(len(after.instances), 'instance')}, {len(after.missing)} of them missing"
 
     def _take(self, after: Discovery, alarms: tuple[str, ...]) -> bytes:
@@ -264,15 +264,24 @@ class Discoverer:
         if old is None or old.value != value:
             self._kv.txn([Cas(key, value, old.index if old else 0)])
 
-    def _info(self) -> NodeInfo:
+    def _info(self, node: Listing) -> NodeInfo:
         return NodeInfo(
             node=self._ctx.node,
             consul_node=self._agent,
             volumes=self._ctx.settings.volumes,
-            labels=self._ctx.settings.labels,
+            labels=self._labels(node),
             versions=self._versions,
             health=pulse.read(self._ctx.settings.root),
         )
+
+    def _labels(self, node: Listing) -> Mapping[str, str]:
+        """Those of the configuration and of the Kubernetes node; while that cannot be seen, as before."""
+        there: Mapping[str, str] | None = self._pods.reading().labels if self._pods else {}
+        entry = node.entries.get(keys.info(self._ctx.node))
+        if there is None and entry is not None:
+            with contextlib.suppress(Malformed):
+                there = codec.decode(NodeInfo, entry.value, entry.key).labels
+        return {**(there or {}), **self._ctx.settings.labels}
 
     def _stay_alive(self, node: Listing) -> str:
         """Hold `alive` with a session of ours; a sentence when another machine holds it."""

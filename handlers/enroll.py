@@ -1,32 +1,35 @@
 """`enroll`: subscribe services as the annotations of their Kubernetes workloads say. Runs until it is ended.
 
     Deployments, StatefulSets, DaemonSets, Jobs, CronJobs  ->  services/<s>/subscription
+    PodDisruptionBudgets                                   ->  its budget, where a workload gives none
 
 One in the cluster, beside the planner: changing a setting on a workload restarts none of its pods, and no
 node has to read workloads. What a person wrote with `hydra subscribe` stays; a workload that vanished
-changes nothing.
+changes nothing. A PodDisruptionBudget that lets no pod out is told on the workload, in an Event.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from handlers import log
 from handlers.adapters.lock import cluster_lock
-from handlers.adapters.pods import Json, Picture
+from handlers.adapters.pods import About, Json, Picture
 from handlers.adapters.ports import Cas, CheckSession
 from handlers.context import Context
 from handlers.core import codec, keys
-from handlers.core.enrolment import KINDS, Enrolment, enrolment, takes_over
-from handlers.core.errors import Conflict, Malformed, Usage
+from handlers.core.disruption import BUDGETS
+from handlers.core.enrolment import KINDS, enrolment, is_ours
+from handlers.core.errors import Conflict, HydraError, Malformed, Usage
 from handlers.core.model import Meta, Subscription, count
 from handlers.core.names import Service
 
 ROLE = "enroll"
 LOOK_S = 30.0  # also without any change: whoever removed a subscription meant another one
+Kind = tuple[str, str]  # API, plural
 
 
 class Source(Protocol):
@@ -35,54 +38,106 @@ class Source(Protocol):
     def picture(self) -> Picture: ...
 
 
+class Server(Protocol):
+    """`adapters.pods.Api`, as far as it is used here."""
+
+    def say(self, about: About, kind: str, reason: str, text: str) -> None: ...
+
+
+@dataclass
+class Sight:
+    """The API server as enroll sees it; `told` is what Events were written about."""
+
+    server: Server
+    workloads: Mapping[Kind, Source]
+    budgets: Source
+    told: set[tuple[About, str]] = field(default_factory=set)
+
+    def look(self) -> tuple[list[tuple[Kind, Json]], list[Json]] | None:
+        """All workloads with their kinds, and all PodDisruptionBudgets; None while they cannot be seen."""
+        budgets = self.budgets.picture()
+        pictures = {kind: source.picture() for kind, source in self.workloads.items()}
+        if not all(picture.known for picture in (budgets, *pictures.values())):
+            return None
+        found = [(kind, value) for kind, picture in pictures.items() for value in picture.objects.values()]
+        return sorted(found, key=lambda row: str(row[1]["metadata"]["uid"])), list(budgets.objects.values())
+
+    def tell(self, stuck: set[tuple[About, str]]) -> None:
+        """An Event for each workload that cannot be moved, once; whether it arrives decides nothing."""
+        for about, text in sorted(stuck - self.told, key=str):
+            log.warning(ROLE, text, workload=f"{about.namespace}/{about.name}")
+            try:
+                self.server.say(about, "Warning", "DataBudget", text)
+            except HydraError as e:
+                log.warning(
+                    ROLE, "cannot write an Event", workload=f"{about.namespace}/{about.name}", error=e
+                )
+        self.told = stuck
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a workload asks for; `stuck` says why none of its pods is moved."""
+
+    about: About
+    subscription: Subscription
+    stuck: str
+
+
 def run(ctx: Context) -> str:
     """Keep the subscriptions true until the process is ended; does not return. Raises `HydraError`."""
-    from handlers.adapters.pods import Api, Mirror, workloads
+    from handlers.adapters.pods import Api, Mirror, Query, workloads
 
     ring = threading.Event()
     api = Api()
     with cluster_lock(ctx.kv, ctx.local, ROLE, node=ctx.node, ttl_s=ctx.settings.limits.plan_ttl_s) as fence:
-        mirrors = [Mirror(api, workloads(*kind), ring.set) for kind in KINDS]
-        for mirror in mirrors:
+        mirrors = {kind: Mirror(api, workloads(*kind), ring.set) for kind in KINDS}
+        budgets = Mirror(api, Query(*BUDGETS), ring.set)
+        for mirror in (*mirrors.values(), budgets):
             mirror.start()
-        said = ""
+        sight, said = Sight(api, mirrors, budgets), ""
         while True:
             ring.clear()
-            sentence = converge(ctx, mirrors, fence)
+            sentence = converge(ctx, sight, fence)
             if sentence != said:
                 log.info(ROLE, sentence, node=ctx.node)
                 said = sentence
             ring.wait(LOOK_S)
 
 
-def converge(ctx: Context, sources: Sequence[Source], fence: CheckSession) -> str:
+def converge(ctx: Context, sight: Sight, fence: CheckSession) -> str:
     """Write what differs; the sentence for the log. Raises `Conflict` when the lock was lost."""
-    pictures = [source.picture() for source in sources]
-    if not all(picture.known for picture in pictures):
+    seen = sight.look()
+    if seen is None:
         return "waits for the API server"
     meta, _ = ctx.kv.get(keys.META)
     if meta is None:
         return "holding: the KV has no meta, so it was wiped or is not set up"
-    wanted = _wanted(
-        [value for picture in pictures for value in picture.objects.values()], ctx.settings.environment
-    )
+    wishes = _wishes(*seen, ctx.settings.environment)
     environments = codec.decode(Meta, meta.value, keys.META).environments
-    written = 0
-    for service, subscription in sorted(wanted.items()):
-        if service.env in environments:
-            written += _write(ctx, service, subscription, fence)
-        else:
+    written, stuck = 0, set()
+    for service, wish in sorted(wishes.items()):
+        if service.env not in environments:
             log.warning(ROLE, f"environment {service.env} is not served here (hydra init)", service=service)
-    return f"knows {count(len(wanted), 'service')}, wrote {count(written, 'subscription')}"
+            continue
+        done = _write(ctx, service, wish.subscription, fence)
+        written += bool(done)
+        if wish.stuck and done is not None:
+            stuck.add((wish.about, wish.stuck))
+    sight.tell(stuck)
+    return f"knows {count(len(wishes), 'service')}, wrote {count(written, 'subscription')}"
 
 
-def _wanted(workloads: Sequence[Json], environment: str) -> Mapping[Service, Subscription]:
-    """The subscriptions by service; what makes no sense is named in the log and left out."""
-    found: dict[Service, Subscription] = {}
-    for value in sorted(workloads, key=lambda value: str(value["metadata"]["uid"])):
+def _wishes(
+    workloads: Sequence[tuple[Kind, Json]], budgets: Sequence[Json], environment: str
+) -> Mapping[Service, Wish]:
+    """What workloads ask for by service; what makes no sense is named in the log and left out."""
+    found: dict[Service, Wish] = {}
+    for kind, value in workloads:
         meta = value["metadata"]
+        about = About(meta["namespace"], meta["name"], meta["uid"], kind[0], KINDS[kind])
         try:
-            asked: Enrolment = enrolment(value, environment)
+            asked = enrolment(value, environment, budgets)
         except Usage as e:
             log.warning(
                 ROLE, "cannot enroll a workload", workload=f"{meta['namespace']}/{meta['name']}", error=e
@@ -90,24 +145,29 @@ def _wanted(workloads: Sequence[Json], environment: str) -> Mapping[Service, Sub
             continue
         if asked.service in found:
             log.warning(ROLE, "two workloads are one service; the first counts", service=asked.service)
-        found.setdefault(asked.service, asked.subscription)
+        found.setdefault(asked.service, Wish(about, asked.subscription, asked.stuck))
     return found
 
 
-def _write(ctx: Context, service: Service, wanted: Subscription, fence: CheckSession) -> bool:
-    """Whether the subscription was written; one that was changed meanwhile is left for the next look."""
+def _write(ctx: Context, service: Service, wanted: Subscription, fence: CheckSession) -> bool | None:
+    """Whether the subscription was written; None where it is not the workload's to write.
+
+    One that was changed meanwhile is left for the next look.
+    """
     key = keys.subscription(service)
     entry, _ = ctx.kv.get(key)
     try:
         there = codec.decode(Subscription, entry.value, key) if entry else None
     except Malformed as e:
         log.warning(ROLE, "leaves alone what does not parse", service=service, error=e)
+        return None
+    if there is not None and not is_ours(there):
+        return None
+    fresh = replace(wanted, extra=there.extra if there else {})
+    if there == fresh:
         return False
-    if not takes_over(there, replace(wanted, extra=there.extra if there else {})):
-        return False
-    fresh = codec.encode(replace(wanted, extra=there.extra if there else {}))
     try:
-        ctx.kv.txn([fence, Cas(key, fresh, entry.index if entry else 0)])
+        ctx.kv.txn([fence, Cas(key, codec.encode(fresh), entry.index if entry else 0)])
     except Conflict as e:
         if e.args and fence.key in str(e):
             raise

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from handlers import log
-from handlers.adapters.pods import Json, Picture, Query, collection
+from handlers.adapters.pods import About, Json, Picture, Query, collection
 from handlers.adapters.views import Views
 from handlers.core.errors import HydraError, Usage
 from handlers.core.model import Instance, Ready
@@ -29,6 +29,7 @@ from handlers.core.pods import (
     gate_wanted,
     in_service,
     instance_of,
+    labels_of,
     node_is_ready,
     owner_of,
     pod_of,
@@ -52,7 +53,7 @@ class Server(Protocol):
         self, namespace: str, pod: str, uid: str, status: str, reason: str, text: str
     ) -> None: ...
 
-    def say(self, namespace: str, pod: str, uid: str, kind: str, reason: str, text: str) -> None: ...
+    def say(self, about: About, kind: str, reason: str, text: str) -> None: ...
 
 
 class Source(Protocol):
@@ -66,12 +67,14 @@ class PodReading:
     """The node's pods as instances; None while they cannot be seen. `ended` are UIDs of pods that are gone.
 
     `lost`: the control plane does not hear from this node's kubelet, so nothing here takes traffic any more.
+    `labels`: what of the Kubernetes node's labels are labels of Hydra's; None while it cannot be seen.
     """
 
     instances: Mapping[InstanceKey, Instance] | None = None
     ended: frozenset[str] = frozenset()
     lost: bool = False
     alarms: tuple[str, ...] = ()
+    labels: Mapping[str, str] | None = None
 
 
 class PodReader(Protocol):
@@ -147,7 +150,13 @@ class PodWatch:
             serving = None if lost else self._see_to(key, pod)
             found[key] = replace(instance, serving=serving)
         self._found(
-            PodReading(instances=found, ended=picture.ended | over, lost=lost, alarms=tuple(sorted(alarms)))
+            PodReading(
+                instances=found,
+                ended=picture.ended | over,
+                lost=lost,
+                alarms=tuple(sorted(alarms)),
+                labels=labels_of(node.objects.values()) if node.known else None,
+            )
         )
         for uid in self._told.keys() - picture.objects.keys():
             del self._told[uid]
@@ -205,9 +214,8 @@ class PodWatch:
             return
         kind, name, text = texts[Ready(shown)]
         try:
-            self.server.say(
-                pod.namespace, pod.name, pod.uid, kind, name, f"{text}: {reason}" if reason else text
-            )
+            about = About(pod.namespace, pod.name, pod.uid)
+            self.server.say(about, kind, name, f"{text}: {reason}" if reason else text)
         except HydraError as e:
             log.warning("discover", "cannot write an Event", pod=f"{pod.namespace}/{pod.name}", error=e)
 

@@ -12,6 +12,7 @@ from handlers.core.errors import HydraError
 from handlers.core.model import Release, State
 from handlers.core.names import Channel
 from handlers.core.reuse import Files, to_fetch
+from handlers.core.selector import selects
 from handlers.core.version import ReleaseId
 from handlers.core.world import NodeFacts, World
 from hydra_cli import publish_release
@@ -120,11 +121,14 @@ def _names(names: Sequence[str]) -> str:
 
 
 def nodes_reading(world: World, channel: Channel) -> Iterable[NodeFacts]:
-    """The nodes with an instance of a service that reads the channel."""
+    """The nodes with an instance of a service that reads the channel, or selected by such a service."""
     services = readers_of(world, channel)
+    selectors = [facts.subscription.nodes for s in services if (facts := world.service(s)).subscription]
     for _, node in sorted(world.nodes.items()):
         instances = node.instances.instances.values() if node.instances else ()
-        if not node.gone and any(instance.service in services for instance in instances):
+        labels = node.info.labels if node.info else {}
+        reads = any(instance.service in services for instance in instances)
+        if not node.gone and (reads or any(selects(text, labels) for text in selectors)):
             yield node
 
 

@@ -14,6 +14,7 @@ from handlers.core import codec, gate, keys, policy
 from handlers.core.errors import Usage
 from handlers.core.model import Subscription
 from handlers.core.names import Channel, Service, check_alias
+from handlers.core.selector import parse_nodes
 from hydra_cli.change import Edit, document, note, require_environment
 from hydra_cli.context import Context
 from hydra_cli.options import WRITES, AmountType, Duration, ReadsType, command
@@ -40,6 +41,7 @@ OPTIONS = {
     "check_compare": "times the others",
     "wave_by": "waves by label",
     "wave_pause_s": "pause between waves",
+    "nodes": "nodes that hold the data anyway",
 }
 
 
@@ -51,6 +53,7 @@ hydra subscribe prod/search/completion --max-unavailable 25% --drain-time 10s --
 hydra subscribe prod/search/completion --min-available 3
 hydra subscribe prod/search/completion --canaries 2 --check 'http://:/stats#error_rate<=0.01' --check-time 5m
 hydra subscribe prod/search/completion --data-first --wave-by zone --wave-pause 10m
+hydra subscribe prod/search/completion --nodes pool=search
 hydra subscribe prod/search/completion --reads 'places:format<=4 ranking:schema=ltr'
 """)  # fmt: skip
 @click.argument("name", metavar="SERVICE")
@@ -119,6 +122,12 @@ hydra subscribe prod/search/completion --reads 'places:format<=4 ranking:schema=
 )
 @click.option("--wave-by", metavar="LABEL", help="One wave per value of this node label; empty = none.")
 @click.option("--wave-pause", "wave_pause_s", type=Duration(), help="Before each wave (default: 0s).")
+@click.option(
+    "--nodes",
+    metavar="LABEL=VALUE,…",
+    help="Nodes that hold the data also without an instance, by their labels (LABEL!=VALUE for others, * for "
+    "all nodes); empty = none (default).",
+)
 @click.option("--ram", help="Where RAM is short for two releases: via-disk (default), drain-node.")
 @click.option(
     "--warm-up", help="Before it is ready: http://:PORT/PATH, or command:NAME of the node's configuration."
@@ -137,8 +146,9 @@ def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given
     if not wanted:
         raise Usage(f"which channels does {service} read? give --channel [ALIAS=]ENV/NAMESPACE/NAME")
     _require(kv, service, [c for c in wanted.values() if c not in old.channels.values()])
-    after = replace(old, channels=wanted, tombstone=None, origin="", **_changes(given))
+    after = replace(old, channels=wanted, tombstone=None, origin="", budget_by="", **_changes(given))
     policy.parse(after)
+    parse_nodes(after.nodes)
     if unknown := sorted(after.reads.aliases - wanted.keys()):
         raise Usage(f"--reads names {', '.join(unknown)}, but {service} reads {', '.join(sorted(wanted))}")
     if after.check:

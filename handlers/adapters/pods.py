@@ -46,6 +46,17 @@ class Query:
         return collection(self.api, self.plural, self.namespace)
 
 
+@dataclass(frozen=True)
+class About:
+    """An object that an Event is about."""
+
+    namespace: str
+    name: str
+    uid: str
+    api: str = "v1"
+    kind: str = "Pod"
+
+
 def collection(api: str, plural: str, namespace: str = "") -> str:
     """The path of a collection; of all namespaces where none is given."""
     root = f"/apis/{api}" if "/" in api else f"/api/{api}"
@@ -118,12 +129,17 @@ class Api:
         with contextlib.suppress(NotThere, Conflict):
             self._json("PATCH", path, {}, body, _MERGE)
 
-    def say(self, namespace: str, pod: str, uid: str, kind: str, reason: str, text: str) -> None:
-        """An Event on a pod, for `kubectl describe`; `kind` is Normal or Warning."""
-        about = {"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": pod, "uid": uid}
+    def say(self, about: About, kind: str, reason: str, text: str) -> None:
+        """An Event on an object, for `kubectl describe`; `kind` is Normal or Warning."""
         body = {
-            "metadata": {"generateName": f"{pod[:200]}.", "namespace": namespace},
-            "involvedObject": about,
+            "metadata": {"generateName": f"{about.name[:200]}.", "namespace": about.namespace},
+            "involvedObject": {
+                "apiVersion": about.api,
+                "kind": about.kind,
+                "namespace": about.namespace,
+                "name": about.name,
+                "uid": about.uid,
+            },
             "type": kind,
             "reason": reason,
             "message": text[:1000],
@@ -132,7 +148,7 @@ class Api:
             "lastTimestamp": _now(),
             "count": 1,
         }
-        self._json("POST", collection("v1", "events", namespace), {}, body)
+        self._json("POST", collection("v1", "events", about.namespace), {}, body)
 
     def _json(
         self, method: str, path: str, query: Mapping[str, str], body: object = None, kind: str = ""

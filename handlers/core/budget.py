@@ -22,6 +22,7 @@ class Budget:
 
     max_unavailable: Amount = 1
     min_available: Amount | None = None
+    by: str = ""  # what it comes from, where nobody gave one
 
     @property
     def fixed(self) -> bool:
@@ -39,10 +40,14 @@ class Budget:
 
     def say(self, instances: int) -> str:
         """The number, and what it was made of: `2 (25% of 8)`."""
-        number = self.of(instances)
+        made = []
         if self.min_available is not None:
-            return f"{number} ({self.min_available} of {instances} must be available)"
-        return f"{number} ({self.max_unavailable} of {instances})" if not self.fixed else str(number)
+            made.append(f"{self.min_available} of {instances} must be available")
+        elif not self.fixed:
+            made.append(f"{self.max_unavailable} of {instances}")
+        if self.by:
+            made.append(f"by {self.by}")
+        return f"{self.of(instances)} ({', '.join(made)})" if made else str(self.of(instances))
 
 
 class Amounts(Protocol):
@@ -52,11 +57,13 @@ class Amounts(Protocol):
     def max_unavailable(self) -> Amount: ...
     @property
     def min_available(self) -> Amount | None: ...
+    @property
+    def budget_by(self) -> str: ...
 
 
 def budget_of(amounts: Amounts) -> Budget:
     """The budget of a document."""
-    return Budget(amounts.max_unavailable, amounts.min_available)
+    return Budget(amounts.max_unavailable, amounts.min_available, amounts.budget_by)
 
 
 def parse_amount(value: object) -> Amount:

@@ -27,7 +27,7 @@ Holds = dict[ReleaseId, Hold]
 def claims(home: Home, ledger: Ledger) -> Holds:
     """What the node should hold, by the rules for one node."""
     reasons: Reasons = {}
-    for service in home.services:
+    for service in home.readers:
         for release, why in (*ledger.asked(service), *ledger.asked_by_others(service, home)):
             reasons.setdefault(release, []).append(why)
     for release in [r for r in _used(home, ledger, reasons) if r not in reasons]:
@@ -66,7 +66,7 @@ def _kept(home: Home, ledger: Ledger, reasons: Reasons) -> Iterable[tuple[Releas
     for release in home.previous.releases:
         if release not in reasons:
             by_channel.setdefault(release.channel, []).append(release)
-    plans = [ledger.plans[service] for service in home.services if service in ledger.plans]
+    plans = [ledger.plans[service] for service in home.readers if service in ledger.plans]
     read_here = {part.channel for plan in plans for part in plan.aliases.values()}
     for name, releases in by_channel.items():
         channel = ledger.world.channels.get(name)
@@ -140,10 +140,19 @@ def lost(home: Home, holds: Mapping[ReleaseId, Hold], ledger: Ledger) -> list[Re
         if release in holds or release.channel in newer or (channel is not None and channel.deleted):
             continue
         braked = BRAKED in home.previous.releases[release].why
-        readers = ledger.plans.keys() if braked else home.previous.services.keys()
+        readers = ledger.plans.keys() if braked else _as_selected_before(home, ledger)
         if any(_reads(ledger, service, release.channel) for service in readers):
             result.append(release)
     return result
+
+
+def _as_selected_before(home: Home, ledger: Ledger) -> list[Service]:
+    """The services that the node was planned with, but those whose subscription now selects other nodes."""
+    return [
+        service
+        for service, before in home.previous.services.items()
+        if (plan := ledger.plans.get(service)) is None or plan.nodes == before.nodes
+    ]
 
 
 def _reads(ledger: Ledger, service: Service, channel: Channel) -> bool:

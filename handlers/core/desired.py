@@ -15,7 +15,7 @@ from datetime import datetime
 from handlers.core.acceptance import RECOVER
 from handlers.core.claims import BRAKED, Holds, claims, lost, with_crowds
 from handlers.core.ledger import Home, Ledger
-from handlers.core.local_plans import on_cordoned, ram
+from handlers.core.local_plans import on_cordoned, ram, with_selected
 from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, Rollout, ServicePlan, Subscription
 from handlers.core.names import Channel, Service
 from handlers.core.proof import proven_versions
@@ -63,6 +63,7 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
         return Plan(alarms=told, generation=written, held=reason)
     homes, alarms = _homes(world)
     ledger, found = _ledger(world, homes, now)
+    homes, unclear = with_selected(homes, ledger)
     holds, braked = _holds(homes, ledger, brake_share)
     holds = with_crowds(homes, holds, ledger)
     generation = max(written, remembered) + 1
@@ -76,7 +77,7 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
         desired[home.node.segment] = fresh
     generation = generation if changed else max(written, world.published.generation)
     promotions, later, staged = promoted(world, now)
-    wrong = [*world.alarms, *alarms, *found, *ledger.alarms, *braked, *_unfetchable(world), *staged]
+    wrong = [*world.alarms, *alarms, *found, *unclear, *ledger.alarms, *braked, *_unfetchable(world), *staged]
     return Plan(
         desired=desired,
         changed=tuple(changed),
@@ -176,7 +177,9 @@ def _ledger(world: World, homes: list[Home], now: datetime) -> tuple[Ledger, lis
                 text = "has instances, but no subscription that can be read"
                 alarms.append(Alarm(object=f"service/{name}", text=text))
             continue
-        if facts.subscription is None and "subscription" not in facts.unreadable and name in nodes:
+        before = last.get(name)
+        has_nodes = name in nodes or bool(before and before.nodes)
+        if facts.subscription is None and "subscription" not in facts.unreadable and has_nodes:
             text = (
                 "its subscription is missing; it goes on as it was last planned (hydra unsubscribe ends it)"
             )
@@ -234,14 +237,15 @@ def _holds(homes: list[Home], ledger: Ledger, brake_share: float) -> tuple[dict[
 
 
 def _desired(home: Home, ledger: Ledger, holds: Holds, generation: int) -> Desired:
-    plans = {s: ledger.plan(s, home) for s in home.services if s in ledger.planned}
+    plans = {s: ledger.plan(s, home) for s in home.readers if s in ledger.planned}
     if home.cordoned:
         plans = {service: on_cordoned(home, plan, holds, ledger.world) for service, plan in plans.items()}
     return Desired(
         node=home.node.name,
         generation=generation,
         releases=holds,
-        ram=ram(home, plans, holds, ledger.world),
+        # RAM is for who reads it; data for instances to come waits on the disk
+        ram=ram(home, {s: plans[s] for s in home.services if s in plans}, holds, ledger.world),
         services=plans,
         cordoned=home.cordoned,
         extra=home.previous.extra,

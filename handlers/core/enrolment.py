@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from handlers.core import policy
 from handlers.core.budget import Amount, parse_amount
+from handlers.core.disruption import allows_nothing, strictest, workload_of
 from handlers.core.errors import Usage
 from handlers.core.model import Subscription
 from handlers.core.names import Channel, Service, check_alias
 from handlers.core.pods import PREFIX, Json, service_of
 from handlers.core.reading import Reads
+from handlers.core.selector import parse_nodes
 
 ORIGIN = "kubernetes"
 RELEASE_LABEL = "app.kubernetes.io/instance"  # Helm's release: the name of the default channel
-# Kinds that stand at the top of a pod's owners: API, plural.
-KINDS = (
-    ("apps/v1", "deployments"),
-    ("apps/v1", "statefulsets"),
-    ("apps/v1", "daemonsets"),
-    ("batch/v1", "cronjobs"),
-    ("batch/v1", "jobs"),
-)
+# Kinds that stand at the top of a pod's owners: by API and plural, since objects in a list do not say it.
+KINDS = {
+    ("apps/v1", "deployments"): "Deployment",
+    ("apps/v1", "statefulsets"): "StatefulSet",
+    ("apps/v1", "daemonsets"): "DaemonSet",
+    ("batch/v1", "cronjobs"): "CronJob",
+    ("batch/v1", "jobs"): "Job",
+}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 
@@ -64,7 +66,7 @@ _READERS: Mapping[Any, Callable[[str], Any]] = {
     Amount: parse_amount,
     Amount | None: parse_amount,
 }
-_OURS = ("origin",)  # no setting
+_OURS = ("origin", "budget_by")  # no settings
 
 
 def _annotation(field: str) -> str:
@@ -80,18 +82,24 @@ ANNOTATIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     if kind in _READERS and field not in _OURS
 }
 CHANNELS = f"{PREFIX}channels"
+_BUDGET = {"max_unavailable", "min_available"}
 
 
 @dataclass(frozen=True)
 class Enrolment:
-    """A service and what it subscribes to."""
+    """A service and what it subscribes to; `stuck` says which PodDisruptionBudget lets no pod out."""
 
     service: Service
     subscription: Subscription
+    stuck: str = ""
 
 
-def enrolment(workload: Json, environment: str) -> Enrolment:
-    """What a workload asks for; `environment` where it names none. Raises `Usage`."""
+def enrolment(workload: Json, environment: str, budgets: Iterable[Json] = ()) -> Enrolment:
+    """What a workload asks for. Raises `Usage`.
+
+    Where it does not say, its environment is `environment`, its budget the strictest of `budgets`, all
+    PodDisruptionBudgets, that covers its pods.
+    """
     meta = workload["metadata"]
     notes = meta.get("annotations") or {}
     # the settings of a workload with pods count as well where the pods' template has them
@@ -106,10 +114,28 @@ def enrolment(workload: Json, environment: str) -> Enrolment:
             except Usage as e:
                 raise Usage(f"annotation {PREFIX}{name}: {e}") from None
     channels = _channels(notes.get(CHANNELS, ""), service, (meta.get("labels") or {}).get(RELEASE_LABEL, ""))
+    stuck = "" if given.keys() & _BUDGET else _by_disruption(given, workload, budgets)
     subscription = Subscription(channels=channels, origin=ORIGIN, **given)
+    parse_nodes(subscription.nodes)
     if policy.parse(subscription).drain is policy.Drain.MAINTENANCE:
         raise Usage(f"annotation {PREFIX}drain: maintenance is Consul's; pods drain by check")
-    return Enrolment(service, subscription)
+    return Enrolment(service, subscription, stuck)
+
+
+def _by_disruption(given: dict[str, Any], workload: Json, budgets: Iterable[Json]) -> str:
+    """Add to the settings the budget that the pods have in Kubernetes; a sentence where it lets none out."""
+    pods = workload_of(workload)
+    budget = strictest(budgets, pods)
+    if budget is None:
+        return ""
+    given |= {
+        "max_unavailable": budget.max_unavailable,
+        "min_available": budget.min_available,
+        "budget_by": budget.by,
+    }
+    if not allows_nothing(budget, pods):
+        return ""
+    return f"no pod is taken out of service to reload its data: {budget.by}, and {pods.replicas} are wanted"
 
 
 def _channels(text: str, service: Service, release: str) -> dict[str, Channel]:
@@ -127,6 +153,6 @@ def _channels(text: str, service: Service, release: str) -> dict[str, Channel]:
     return found
 
 
-def takes_over(there: Subscription | None, wanted: Subscription) -> bool:
-    """Whether the workload's settings are written: never over what a person wrote, or took back."""
-    return there is None or (there.origin == ORIGIN and not there.tombstone and there != wanted)
+def is_ours(there: Subscription) -> bool:
+    """Whether the subscription is the workload's to change: never one that a person wrote, or took back."""
+    return there.origin == ORIGIN and not there.tombstone

@@ -14,6 +14,7 @@ from handlers.core import keys, needs
 from handlers.core.integrity import Level
 from handlers.core.model import Alarm, AliasPlan, Desired, Hold, Instance, InstancePlan, ServicePlan
 from handlers.core.names import Channel, InstanceKey, Service
+from handlers.core.selector import Selector
 from handlers.core.service_plans import Planned
 from handlers.core.turns import Turns
 from handlers.core.version import ReleaseId, Version
@@ -160,6 +161,7 @@ def _least(channel: ChannelFacts | None, before: str | None) -> str | None:
 class Home:
     """One node as plan sees it: what it held so far, and the services that it has instances of.
 
+    `selected` are services without an instance here whose subscription wants their data here all the same.
     `sure` = its instances, and what they use, are known; otherwise it gives nothing up.
     """
 
@@ -167,6 +169,7 @@ class Home:
     previous: Desired
     services: tuple[Service, ...]
     sure: bool
+    selected: tuple[Service, ...] = ()
 
     @property
     def instances(self) -> Mapping[InstanceKey, Instance]:
@@ -177,6 +180,17 @@ class Home:
     def cordoned(self) -> bool:
         """Whether an operator wants no new data and no moves here."""
         return self.node.cordon is not None
+
+    @property
+    def readers(self) -> tuple[Service, ...]:
+        """The services whose data is wanted here."""
+        return (*self.services, *self.selected)
+
+    def is_selected(self, service: Service, selector: Selector | None) -> bool:
+        """Whether the service wants its data here; as planned before where that cannot be told."""
+        if selector is None or self.node.info is None:
+            return service in self.previous.services
+        return selector.takes(self.node.info.labels)
 
 
 def _to_run(service: Service, parts: Iterable[AliasPlan]) -> Iterable[tuple[ReleaseId, str]]:

@@ -1,4 +1,4 @@
-"""What the plan of a service becomes on one node: on a cordoned one, and what of it has the node's RAM."""
+"""What the plan of a service becomes on one node: without an instance there, on a cordoned one, in RAM."""
 
 from __future__ import annotations
 
@@ -6,13 +6,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from handlers.core.claims import Holds
-from handlers.core.ledger import Home
-from handlers.core.model import RAM, AliasPlan, ServicePlan
+from handlers.core.errors import Usage
+from handlers.core.ledger import Home, Ledger
+from handlers.core.model import RAM, Alarm, AliasPlan, ServicePlan
 from handlers.core.names import Service
 from handlers.core.reading import Reads
+from handlers.core.selector import Selector, parse_nodes
 from handlers.core.service_plans import Aliases
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import World
+
+
+def with_selected(homes: Iterable[Home], ledger: Ledger) -> tuple[list[Home], list[Alarm]]:
+    """The homes with the services that want their data there though they have no instance on them."""
+    selectors: dict[Service, Selector | None] = {}
+    alarms = []
+    for service, plan in ledger.plans.items():
+        if not plan.nodes:
+            continue
+        try:
+            selectors[service] = parse_nodes(plan.nodes)
+        except Usage as e:
+            selectors[service] = None
+            alarms.append(Alarm(object=f"service/{service}", text=f"{e}; nodes keep what they have"))
+    found = []
+    for home in homes:
+        selected = [s for s, by in selectors.items() if s not in home.services and home.is_selected(s, by)]
+        found.append(replace(home, selected=tuple(selected)) if selected else home)
+    return found, alarms
 
 
 def on_cordoned(home: Home, plan: ServicePlan, holds: Holds, world: World) -> ServicePlan:

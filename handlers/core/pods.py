@@ -27,6 +27,15 @@ ENVIRONMENT, NAMESPACE, SERVICE, PORT, READS = (
 )
 HEALTH = "kubernetes"  # of an instance whose node's discover tells whether it is in service
 
+# Labels of a Kubernetes node that tell where it is; with those of PREFIX they are labels of Hydra's node.
+PLACES = (
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "kubernetes.io/arch",
+    "kubernetes.io/hostname",
+    "node.kubernetes.io/instance-type",
+)
+
 # Kinds whose objects have a controller above them; climbing ends at every other kind.
 BETWEEN = {"ReplicaSet": ("apps/v1", "replicasets"), "Job": ("batch/v1", "jobs")}
 Json = Mapping[str, Any]
@@ -166,3 +175,14 @@ def node_is_ready(value: Json) -> bool:
     """Whether the control plane hears from the kubelet of this node."""
     conditions = (value.get("status") or {}).get("conditions") or ()
     return any(row["type"] == "Ready" and row["status"] == "True" for row in conditions)
+
+
+def labels_of(nodes: Iterable[Json]) -> dict[str, str] | None:
+    """The labels of a Kubernetes node that subscriptions may name; None where it is not there.
+
+    The others may be hundreds, which every plan would have to read for every node.
+    """
+    labels = next(((value.get("metadata") or {}).get("labels") or {} for value in nodes), None)
+    if labels is None:
+        return None
+    return {name: text for name, text in labels.items() if name in PLACES or name.startswith(PREFIX)}

@@ -80,8 +80,10 @@ def planned(
         deadline_s=subscription.deadline_s,
         max_unavailable=subscription.max_unavailable,
         min_available=subscription.min_available,
+        budget_by=subscription.budget_by,
         ram=subscription.ram,
         warm_up=subscription.warm_up,
+        nodes=subscription.nodes,
         paused=control.paused,
         retry=(*control.retry, *_overruled(facts, aliases, world, now)),
     )
@@ -210,6 +212,8 @@ def subscription_of(plan: ServicePlan) -> Subscription:
         deadline_s=plan.deadline_s,
         max_unavailable=plan.max_unavailable,
         min_available=plan.min_available,
+        budget_by=plan.budget_by,
         ram=plan.ram,
         warm_up=plan.warm_up,
+        nodes=plan.nodes,
     )

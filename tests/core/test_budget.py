@@ -36,6 +36,8 @@ def test_budget_says_what_it_is_made_of() -> None:
     assert Budget(2).say(8) == "2"
     assert Budget("25%").say(8) == "2 (25% of 8)"
     assert Budget(1, 3).say(4) == "1 (3 of 4 must be available)"
+    assert Budget(0, by="PodDisruptionBudget a/b").say(8) == "0 (by PodDisruptionBudget a/b)"
+    assert Budget("25%", by="PodDisruptionBudget a/b").say(8) == "2 (25% of 8, by PodDisruptionBudget a/b)"
 
 
 @pytest.mark.parametrize(("text", "amount"), [(3, 3), ("3", 3), ("25%", "25%"), ("025%", "25%"), (0, 0)])

@@ -849,3 +849,82 @@ def test_a_thousand_nodes_take_less_than_a_second_of_cpu() -> None:
     assert len(made.changed) == 1000
     assert size < 5_000_000
     assert took_s < 1.0
+
+
+class TestSelectedNodes:
+    """`nodes` of a subscription: data without an instance."""
+
+    @pytest.fixture
+    def cluster(self, cluster: Cluster) -> Cluster:
+        """Beside the three nodes one without any instance, with a label that the subscription selects."""
+        cluster.put(keys.info("idle"), model.NodeInfo(node="idle", labels={"pool": "search"}))
+        cluster.put(keys.instances("idle"), model.Instances())
+        self.select(cluster, "pool=search")
+        return cluster
+
+    @staticmethod
+    def select(cluster: Cluster, nodes: str) -> None:
+        subscription = model.Subscription(channels={"places": PLACES}, reload="none", nodes=nodes)
+        cluster.put(keys.subscription(COMPLETE), subscription)
+
+    @staticmethod
+    def empty(cluster: Cluster) -> None:
+        """The last instances go."""
+        for name in ("n1", "n2", "n3"):
+            cluster.node(name)
+            cluster.put(keys.states(name), model.States(node=name))
+
+    def test_selected_node_holds_what_a_new_instance_would_begin_with(self, cluster: Cluster) -> None:
+        cluster.run()
+        assert cluster.held("idle") == {rid(1), rid(2)}
+        assert cluster.alias("idle").start == v(1)
+
+    def test_it_counts_neither_as_an_instance_nor_for_what_is_proven(self, cluster: Cluster) -> None:
+        for name in ("n1", "n2", "n3"):
+            cluster.runs(name, places=2)
+        cluster.run()
+        proven = cluster.world().services[COMPLETE].proven
+        assert (proven.channels[PLACES][-1], proven.nodes) == (v(2), ("n1", "n2", "n3"))
+
+    def test_data_for_instances_to_come_takes_no_ram(self, cluster: Cluster) -> None:
+        cluster.publish(3, placement=model.RAM)
+        cluster.run()
+        assert rid(3) in cluster.held("idle")
+        assert (cluster.desired("idle").ram, bool(cluster.desired("n1").ram)) == ({}, True)
+
+    def test_data_stays_when_the_last_instance_of_the_service_goes(self, cluster: Cluster) -> None:
+        cluster.run()
+        self.empty(cluster)
+        cluster.run()
+        assert cluster.held("idle") == {rid(1), rid(2)}
+
+    def test_another_selector_is_meant_and_the_brake_lets_it_pass(self, cluster: Cluster) -> None:
+        self.empty(cluster)
+        self.select(cluster, "*")
+        cluster.run()
+        assert cluster.held("n2") == cluster.held("idle") == {rid(1), rid(2)}
+
+        self.select(cluster, "pool=search")
+        made = cluster.run()
+        assert (cluster.held("n2"), cluster.held("idle")) == (set(), {rid(1), rid(2)})
+        assert made.alarms.alarms == ()
+
+    @pytest.mark.parametrize("lost", ["subscription", "labels", "selector"])
+    def test_nothing_is_dropped_because_something_is_missing(self, cluster: Cluster, lost: str) -> None:
+        cluster.run()
+        if lost == "subscription":
+            cluster.drop(keys.subscription(COMPLETE))
+        elif lost == "labels":
+            cluster.drop(keys.info("idle"))
+        else:
+            self.select(cluster, "pool:search")
+        made = cluster.run()
+        assert cluster.held("idle") == {rid(1), rid(2)}
+        if lost != "labels":
+            assert "service/prod/search/complete" in texts(made)
+
+    def test_unsubscribing_ends_it(self, cluster: Cluster) -> None:
+        cluster.run()
+        cluster.unsubscribe()
+        cluster.run()
+        assert cluster.held("idle") == set()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from handlers.core.enrolment import ORIGIN, RELEASE_LABEL, enrolment, takes_over
+from handlers.core.enrolment import ORIGIN, RELEASE_LABEL, enrolment, is_ours
 from handlers.core.errors import Usage
 from handlers.core.model import Note, Subscription
 from handlers.core.names import Channel
@@ -35,6 +35,7 @@ def test_every_setting_has_an_annotation() -> None:
             deadline="10m",
             max_unavailable="2",
             ram="via-disk",
+            nodes="pool=search",
         ),
         "prod",
     )
@@ -49,6 +50,7 @@ def test_every_setting_has_an_annotation() -> None:
         deadline_s=600.0,
         max_unavailable=2,
         ram="via-disk",
+        nodes="pool=search",
         origin=ORIGIN,
     )
 
@@ -76,6 +78,7 @@ def test_name_of_the_service_is_that_which_its_pods_have() -> None:
         ({"channels": PLACES, "reload": "exec:rm"}, "reload 'exec:rm'"),
         ({"channels": PLACES, "drain": "maintenance"}, "maintenance is Consul's"),
         ({"channels": f"state={PLACES}"}, "alias 'state' is taken"),
+        ({"channels": PLACES, "nodes": "pool"}, "nodes: 'pool' is none of"),
     ],
 )
 def test_wrong_annotation_is_named(notes: Mapping[str, str], said: str) -> None:
@@ -85,12 +88,7 @@ def test_wrong_annotation_is_named(notes: Mapping[str, str], said: str) -> None:
 
 def test_settings_are_written_only_where_no_person_did() -> None:
     ours = enrolment(workload(channels=PLACES), "prod").subscription
-    changed = replace(ours, max_unavailable=3)
-    by_hand = replace(ours, origin="")
-    taken_back = replace(ours, tombstone=Note(who="ann"))
 
-    assert takes_over(None, ours)
-    assert takes_over(ours, changed)
-    assert not takes_over(ours, ours)
-    assert not takes_over(by_hand, changed)
-    assert not takes_over(taken_back, changed)
+    assert is_ours(ours)
+    assert not is_ours(replace(ours, origin=""))
+    assert not is_ours(replace(ours, tombstone=Note(who="ann")))

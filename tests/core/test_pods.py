@@ -12,11 +12,13 @@ from handlers.core.pods import (
     ENVIRONMENT,
     NAMESPACE,
     PORT,
+    PREFIX,
     SERVICE,
     Owner,
     gate_wanted,
     in_service,
     instance_of,
+    labels_of,
     node_is_ready,
     pod_of,
     ready_endpoints,
@@ -157,3 +159,14 @@ def test_pod_that_drains_is_out_only_when_nothing_says_in(
 def test_node_is_ready_when_its_kubelet_is_heard(status: str, ready: bool) -> None:
     assert node_is_ready({"status": {"conditions": [{"type": "Ready", "status": status}]}}) is ready
     assert not node_is_ready({"metadata": {}})
+
+
+def test_labels_of_a_node_are_those_that_tell_its_place_and_our_own() -> None:
+    labels = {"topology.kubernetes.io/zone": "b", f"{PREFIX}pool": "search", "feature.node/cpu-avx": "true"}
+
+    assert labels_of([{"metadata": {"labels": labels}}]) == {
+        "topology.kubernetes.io/zone": "b",
+        f"{PREFIX}pool": "search",
+    }
+    assert labels_of([{"metadata": {}}]) == {}
+    assert labels_of([]) is None

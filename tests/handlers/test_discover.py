@@ -24,6 +24,7 @@ from handlers.core.errors import Temporary
 from handlers.core.model import Instance, Instances, Meta, NodeInfo
 from handlers.core.names import InstanceKey, Service
 from handlers.discover import Discoverer
+from handlers.podwatch import PodReading
 from handlers.resync import Eye, watched_keys
 from handlers.runner import Runner
 from handlers.settings import Limits, Settings
@@ -444,3 +445,26 @@ def test_process_follows_catalog_registrations_and_alive(machine: Machine, tmp_p
     finally:
         process.terminate()
     assert process.wait(10) == -signal.SIGTERM
+
+
+@dataclass
+class Pods:
+    """What the watch of pods sees of the Kubernetes node."""
+
+    labels: dict[str, str] | None
+
+    def reading(self) -> PodReading:
+        return PodReading(instances={}, labels=self.labels)
+
+
+def test_labels_of_the_kubernetes_node_stay_while_it_cannot_be_seen(machine: Machine) -> None:
+    def labels() -> dict[str, str]:
+        machine.discoverer.converge()
+        return dict(codec.decode(NodeInfo, machine.read(keys.info(NODE)) or b"", "info").labels)
+
+    pods = machine.discoverer._pods = Pods({"topology.kubernetes.io/zone": "b"})
+    assert labels() == {"topology.kubernetes.io/zone": "b"}
+    pods.labels = None
+    assert labels() == {"topology.kubernetes.io/zone": "b"}
+    pods.labels = {"topology.kubernetes.io/zone": "c"}
+    assert labels() == {"topology.kubernetes.io/zone": "c"}

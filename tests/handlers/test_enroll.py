@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handlers.adapters.local import LocalState
-from handlers.adapters.pods import Picture
+from handlers.adapters.pods import About, Picture
 from handlers.adapters.ports import CheckSession, Lock
 from handlers.context import Context
 from handlers.core import codec, keys
 from handlers.core.enrolment import ORIGIN
-from handlers.core.errors import Conflict
+from handlers.core.errors import Conflict, Denied
 from handlers.core.model import Meta, Subscription
 from handlers.core.names import Channel, Service
 from handlers.core.pods import PREFIX
-from handlers.enroll import ROLE, converge
+from handlers.enroll import ROLE, Sight, converge
 from handlers.settings import Settings
 from tests.fakes_kv import FakeKV
 
@@ -39,16 +39,26 @@ class Fixed:
 
 @dataclass
 class Desk:
-    """A KV with the lock of enroll, and one source of workloads."""
+    """A KV with the lock of enroll; an API server with Deployments and budgets, and the Events on them."""
 
     kv: FakeKV
     context: Context
     fence: CheckSession
+    budgets: Fixed = field(default_factory=lambda: Fixed({}))
+    events: list[tuple[str, str, str]] = field(default_factory=list)
+    sight: Sight = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sight = Sight(self, {}, self.budgets)
+
+    def say(self, about: About, kind: str, reason: str, text: str) -> None:
+        self.events.append((f"{about.kind} {about.name}", reason, text))
+        raise Denied("POST: an Event that is not written decides nothing")
 
     def look(self, *workloads: Mapping[str, Any], known: bool = True) -> str:
-        return converge(
-            self.context, [Fixed({w["metadata"]["uid"]: w for w in workloads}, known)], self.fence
-        )
+        found = Fixed({w["metadata"]["uid"]: w for w in workloads}, known)
+        self.sight.workloads = {("apps/v1", "deployments"): found}
+        return converge(self.context, self.sight, self.fence)
 
     def subscription(self) -> Subscription | None:
         entry, _ = self.kv.get(keys.subscription(READER))
@@ -144,3 +154,64 @@ def test_lost_lock_ends_it(desk: Desk) -> None:
 
     with pytest.raises(Conflict):
         desk.look(workload(channels=PLACES))
+
+
+def disruption(**spec: Any) -> dict[str, Any]:
+    meta = {"namespace": "search", "name": "reader", "uid": "b1"}
+    return {"metadata": meta, "spec": {"selector": {"matchLabels": {"app": "reader"}}, **spec}}
+
+
+def covered(**notes: str) -> dict[str, Any]:
+    template = {"metadata": {"labels": {"app": "reader"}}}
+    return workload(channels=PLACES, **notes) | {"spec": {"replicas": 4, "template": template}}
+
+
+def test_budget_is_that_of_the_pods_and_follows_it(desk: Desk) -> None:
+    desk.budgets.objects = {"b1": disruption(maxUnavailable="50%")}
+    desk.look(covered())
+    first = desk.subscription()
+    desk.budgets.objects = {}
+    desk.look(covered())
+    then = desk.subscription()
+
+    assert first is not None
+    assert then is not None
+    assert (first.max_unavailable, first.budget_by) == (
+        "50%",
+        "PodDisruptionBudget search/reader: maxUnavailable 50%",
+    )
+    assert (then.max_unavailable, then.budget_by) == (1, "")
+
+
+def test_budget_that_allows_nothing_is_told_once_on_the_workload(desk: Desk) -> None:
+    desk.budgets.objects = {"b1": disruption(minAvailable=4)}
+    desk.look(covered())
+    desk.look(covered())
+    why = "PodDisruptionBudget search/reader: minAvailable 4, and 4 are wanted"
+    text = f"no pod is taken out of service to reload its data: {why}"
+    assert desk.events == [("Deployment reader", "DataBudget", text)]
+
+    desk.budgets.objects = {"b1": disruption(minAvailable=3)}
+    desk.look(covered())
+    desk.budgets.objects = {"b1": disruption(minAvailable=4)}
+    desk.look(covered())
+    assert len(desk.events) == 2
+
+
+def test_budget_of_the_workload_itself_counts_in_place_of_that_of_its_pods(desk: Desk) -> None:
+    desk.budgets.objects = {"b1": disruption(maxUnavailable=0)}
+
+    desk.look(covered(max_unavailable="2"))
+
+    found = desk.subscription()
+    assert found is not None
+    assert (found.max_unavailable, found.budget_by, desk.events) == (2, "", [])
+
+
+def test_nothing_is_told_where_a_person_gave_the_budget(desk: Desk) -> None:
+    desk.kv.put(keys.subscription(READER), codec.encode(Subscription(channels={"places": PLACES})))
+    desk.budgets.objects = {"b1": disruption(maxUnavailable=0)}
+
+    desk.look(covered())
+
+    assert desk.events == []

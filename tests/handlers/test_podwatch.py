@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from handlers.adapters.pods import Json, Picture, Query
+from handlers.adapters.pods import About, Json, Picture, Query
 from handlers.adapters.views import Views
 from handlers.core.errors import Temporary
 from handlers.core.names import InstanceKey, Service
@@ -51,8 +51,8 @@ class Desk:
             raise Temporary("PATCH: away")
         self.gates.append((pod, status, reason))
 
-    def say(self, namespace: str, pod: str, uid: str, kind: str, reason: str, text: str) -> None:
-        self.events.append((pod, reason))
+    def say(self, about: About, kind: str, reason: str, text: str) -> None:
+        self.events.append((about.name, reason))
         raise Temporary("POST: an Event that is not written decides nothing")
 
 
@@ -74,12 +74,13 @@ class Machine:
     desk: Desk = field(default_factory=Desk)
     now: float = 0.0
     rung: int = 0
+    node_known: bool = True
 
     def __post_init__(self) -> None:
         self.watch = PodWatch(
             self.desk,
             Fixed(lambda: Picture(self.desk.known, dict(self.desk.pods), self.desk.ended)),
-            Fixed(lambda: Picture(True, {"n1": self._node()})),
+            Fixed(lambda: Picture(self.node_known, {"n1": self._node()})),
             Views(self.root),
             "prod",
             self._ring,
@@ -90,7 +91,11 @@ class Machine:
         self.rung += 1
 
     def _node(self) -> Json:
-        return {"status": {"conditions": [{"type": "Ready", "status": self.desk.node_ready}]}}
+        meta = {"labels": {"topology.kubernetes.io/zone": "b", "feature.node/cpu-avx": "true"}}
+        return {
+            "metadata": meta,
+            "status": {"conditions": [{"type": "Ready", "status": self.desk.node_ready}]},
+        }
 
     def pod(self, uid: str = "u1", name: str = "reader-5d9-x7", **more: Any) -> None:
         """A running pod of the Deployment `reader`, or another state of one."""
@@ -253,3 +258,12 @@ def test_pod_whose_name_makes_no_sense_is_an_alarm_and_stops_no_other(machine: M
 
     assert machine.look() == {ONE: True}
     assert "pod search/other: environment 'Not One'" in machine.watch.reading().alarms[0]
+
+
+def test_labels_are_those_of_the_node_and_unknown_while_it_cannot_be_seen(machine: Machine) -> None:
+    machine.look()
+    assert machine.watch.reading().labels == {"topology.kubernetes.io/zone": "b"}
+
+    machine.node_known = False
+    machine.look()
+    assert machine.watch.reading().labels is None

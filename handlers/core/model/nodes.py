@@ -153,7 +153,8 @@ class InstancePlan(Part):
 class ServicePlan(Part):
     """All that a node must know to move its instances of one service.
 
-    `retry` are verdict ids that an operator has overruled. `waits` says why it is not yet the turn of the
+    Most fields are as in the subscription, so that nodes and plan go on where that is lost. `retry` are
+    verdict ids that an operator has overruled. `waits` says why it is not yet the turn of the
     instances here, those in `goes` (last parts of their keys) excepted. Where the others are is in
     `proven/<s>`. `others`: what has another plan than `aliases`, since it says itself what it reads, by last
     part of its key.
@@ -168,8 +169,10 @@ class ServicePlan(Part):
     deadline_s: float = 300.0
     max_unavailable: Amount = 1
     min_available: Amount | None = None
+    budget_by: str = ""
     warm_up: str = ""
     ram: str = "via-disk"
+    nodes: str = ""
     paused: bool = False
     retry: tuple[str, ...] = ()
     waits: str = ""

@@ -20,7 +20,9 @@ class Subscription(Doc):
     `min_available` in its place) as in `handlers.core.budget`, the order (`data_first`, `canaries`,
     `wave_by`) as in `handlers.core.turns`, the `check` as in `handlers.core.gate`, `reads` as in
     `handlers.core.reading`. Seconds in `_s`.
-    `origin` is `kubernetes` where it was taken from a workload's annotations, empty where a person wrote it.
+    `nodes` selects nodes that hold the data also without an instance, as in `handlers.core.selector`.
+    `origin` is `kubernetes` where it was taken from a workload's annotations, empty where a person wrote it;
+    `budget_by` is what the budget comes from where nobody gave one, such as a PodDisruptionBudget.
     """
 
     channels: Mapping[str, Channel] = field(default_factory=dict)
@@ -44,7 +46,9 @@ class Subscription(Doc):
     check_compare: float = 0.0
     wave_by: str = ""
     wave_pause_s: float = 0.0
+    nodes: str = ""
     origin: str = ""
+    budget_by: str = ""
     tombstone: Note | None = None
 
     def title(self) -> str:
