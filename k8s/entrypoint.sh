@@ -29,6 +29,16 @@ server)
     shift
     exec consul agent -config-file=/opt/hydra/handlers/_data/consul/server.hcl "$@"
     ;;
+ram)
+    # for a privileged init container: a tmpfs of so many MiB on the node, below its root; writable by root alone
+    folder="${HYDRA_ROOT:?}/volumes/ram"
+    mkdir -p "$folder"
+    if mountpoint -q "$folder"; then
+        mount -o "remount,size=$2m" "$folder"
+    else
+        mount -t tmpfs -o "size=$2m,mode=0755,nosuid,nodev,noexec" hydra-ram "$folder"
+    fi
+    ;;
 wait)
     # for an init container: until this pod has a view with data; whether it is ready is not asked
     : "${HYDRA_VIEW:?names the view of this pod}"

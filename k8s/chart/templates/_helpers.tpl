@@ -18,6 +18,16 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
+{{- /* Pages of a tmpfs are charged to whoever writes them: memory is that of the programs and all of RAM's. */ -}}
+{{- define "hydra.nodeResources" -}}
+{{- $ram := int .Values.ram.sizeMi -}}
+{{- $memory := dict "requests" (dict "memory" (printf "%dMi" (add (int .Values.node.memoryMi) $ram))) -}}
+{{- with int .Values.node.memoryLimitMi -}}
+{{- $_ := set $memory "limits" (dict "memory" (printf "%dMi" (add . $ram))) -}}
+{{- end -}}
+{{- toYaml (merge $memory .Values.node.resources) -}}
+{{- end }}
+
 {{- define "hydra.serverAddress" -}}
 {{- if .Values.consul.embedded -}}
 {{- .Values.consul.embeddedClusterIP | default (printf "%s-consul.%s.svc" .Release.Name .Release.Namespace) -}}
