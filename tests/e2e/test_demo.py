@@ -75,7 +75,10 @@ def test_release_takes_over_under_traffic_without_a_failed_request(tmp_path: Pat
         for what in ("failed", "mixed", "late after drain"):
             assert rows[what] == "0", told
         assert rows["most instances out by Hydra at a time"] == "1", told
-        assert rows["moves of an instance from release to release"] == "12", told
+        assert rows["moves of an instance from release to release"] == "14", told
+        assert rows["instances that ever answered from the broken release"] == "1", told
+        assert "the canary is bad: " in told
+        assert "places_per_answer is" in told
         assert all(rows[name].endswith(" s") for name in rows if "→" in name), told
         assert "Consul UI: http://127.0.0.1:" in told
 

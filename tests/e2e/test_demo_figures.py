@@ -13,6 +13,8 @@ from hydra_cli.dev.demo.figures import (
     Request,
     Times,
     all_serving,
+    answering,
+    last_from,
     late,
     outages,
     percentiles,
@@ -114,6 +116,18 @@ def test_answers_of_an_earlier_scene_do_not_count() -> None:
     assert all_serving(rows, ["r1"], OLD[0], since=5) == 10
 
 
+def test_who_answered_from_a_release_and_when_last_is_told_by_any_part_of_an_answer() -> None:
+    rows = [
+        request(1, 2, "r1", OLD),
+        request(3, 4, "r2", (OLD[0], OLD[0], NEW[0])),
+        request(5, 6, "r2", NEW),
+        request(7, 8, "r1", OLD),
+    ]
+    assert answering(rows, NEW[0]) == {"r2"}
+    assert last_from(rows, NEW[0]) == 6
+    assert last_from(rows[:1], NEW[0]) is None
+
+
 def test_span_of_something_never_seen_is_unknown() -> None:
     found = spans(Times(published=1.0, first_byte=1.5))
     assert found["publish → first byte on a node"] == 0.5
@@ -135,6 +149,7 @@ GOOD = Figures(
     late=0,
     moves=12,
     moves_due=12,
+    tried=1,
     most_out=1,
     fewest_in_service=3,
     late_sends=0,
@@ -156,6 +171,8 @@ def test_clean_run_has_no_shortcomings() -> None:
         ({"mixed": 2}, "2 of 1000 requests mixed two releases"),
         ({"late": 3}, "3 of 1000 requests came late"),
         ({"most_out": 2}, "2 replicas were out at a time"),
+        ({"tried": 0}, "0 replicas answered from the broken release, 1 was due"),
+        ({"tried": 4}, "4 replicas answered from the broken release, 1 was due"),
         ({"moves": 0}, "0 moves of replicas were seen, 12 were due"),
         ({"requests": 0}, "no request was sent"),
         ({"rate": 150.0}, "150 requests/s"),

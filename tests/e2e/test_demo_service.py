@@ -20,11 +20,12 @@ import pytest
 from hydra_cli.dev.demo import completion, gazetteer
 from hydra_cli.dev.demo.editions import EDITIONS
 from hydra_cli.dev.demo.figures import Request
+from hydra_cli.dev.demo.traffic import QUERIES
 from hydra_cli.dev.ports import free_port
 from tests import servers
 from tests.servers import wait_until
 
-OLD, NEW = EDITIONS[0], EDITIONS[1]
+OLD, NEW, BROKEN, _ = EDITIONS
 DATASETS = ("index", "ranking", "settings")
 
 
@@ -140,6 +141,25 @@ def test_answer_has_the_largest_places_and_the_version_of_each_file(view: View) 
         assert {place["name"] for place in answer["places"]} >= {"Münster", "Muntinlupa"}
         assert answer["versions"] == all_of(OLD.version)
         assert ask(port, "/version")[1]["version"] == OLD.version
+
+
+def test_stats_tell_of_the_data_in_use_once_there_was_an_answer(view: View) -> None:
+    view.flip(all_of(OLD.version))
+    with replica(view) as port:
+        wait_until(lambda: ask(port, "/version")[0] == 200)
+        assert ask(port, "/stats") == (200, {"answers": 0})
+        shown = [len(ask(port, f"/complete?q={query}")[1]["places"]) for query in ("ber", "qqq")]
+        assert ask(port, "/stats") == (200, {"answers": 2, "places_per_answer": sum(shown) / 2})
+        assert ask(port, "/reload", "POST")[0] == 200
+        assert ask(port, "/stats") == (200, {"answers": 0})
+
+
+def test_broken_edition_has_a_place_for_each_query_but_far_fewer() -> None:
+    broken = gazetteer.places(BROKEN.smallest)
+
+    assert all(place.population >= BROKEN.smallest for place in broken)
+    assert all(any(place.key.startswith(query) for place in broken) for query in QUERIES)
+    assert len(broken) * 10 < len(gazetteer.places(OLD.smallest))
 
 
 def test_flip_changes_answers_only_with_the_reload(view: View) -> None:

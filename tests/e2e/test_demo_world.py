@@ -24,6 +24,8 @@ from handlers.core.model import (
     State,
     States,
     Step,
+    Verdict,
+    Verdicts,
 )
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.version import ReleaseId, Version
@@ -102,6 +104,18 @@ def test_instance_on_its_way_does_not_run_its_release_yet(kv: FakeKV, world: Wor
     kv.txn([states("n1", "c1", Ready.READY, step=Step.RETURN), states("n2", "c2", Ready.READY)])
     until(world, lambda: world.runs(world.replicas[1], OLD))
     assert not world.runs(world.replicas[0], OLD)
+
+
+def test_canary_that_was_found_bad_is_seen_with_its_reason(kv: FakeKV, world: World) -> None:
+    def verdict(word: str) -> Verdict:
+        return Verdict(id=word, verdict=word, reason=f"{word} answers", node="planner", instance="c1")
+
+    found = {ReleaseId.of(CHANNEL, NEW): verdict("bad"), ReleaseId.of(CHANNEL, OLD): verdict("good")}
+    begin = time.time()
+    kv.txn([Set(keys.verdicts(SERVICE), codec.encode(Verdicts(releases=found)))])
+    until(world, lambda: world.seen.why_bad == {NEW: "bad answers"})
+    assert list(world.seen.bad) == [NEW]
+    assert begin <= world.seen.bad[NEW] <= time.time()
 
 
 def test_announcement_and_rejection_have_the_time_of_their_first_sight(kv: FakeKV, world: World) -> None:

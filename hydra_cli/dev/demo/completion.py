@@ -6,6 +6,7 @@ All that it knows is a directory, `HYDRA_VIEW`: `$HYDRA_VIEW/<alias>` leads to t
     GET  /complete?q=mun   places whose name begins with `mun`, and the version of each dataset used
     GET  /healthz          200 while the state file says `ready` and data is loaded, else 503
     GET  /version          the version of all three, and of each one
+    GET  /stats            how it does with this data: answers so far, places per answer
     POST /reload           open what the view points to now beside what is in use, then swap
 """
 
@@ -72,6 +73,8 @@ class Data:
         self.index = Dictionary(str(home / "index" / "places.kv"))
         self.ranking = Ranking(home / "ranking" / "ranking.bin")
         self.settings: dict[str, Any] = json.loads((home / "settings" / "settings.json").read_text())
+        self._counting = threading.Lock()
+        self._answers = self._places = 0
 
     def versions(self) -> dict[str, str]:
         """What each of the three files says of itself."""
@@ -87,7 +90,16 @@ class Data:
             score = math.log10(population + 1) + boost.get(country, 0.0)
             found.append((score, {"name": name, "country": country, "population": population}))
         found.sort(key=lambda scored: -scored[0])
-        return [place for _, place in found[: self.settings["limit"]]]
+        chosen = [place for _, place in found[: self.settings["limit"]]]
+        with self._counting:
+            self._answers, self._places = self._answers + 1, self._places + len(chosen)
+        return chosen
+
+    def stats(self) -> dict[str, float]:
+        """How it does with this data; without an answer there is nothing to tell of it."""
+        with self._counting:
+            answers, shown = self._answers, self._places
+        return {"answers": answers, **({"places_per_answer": shown / answers} if answers else {})}
 
 
 class Completion:
@@ -142,10 +154,12 @@ class Requests(BaseHTTPRequestHandler):
         if url.path == "/healthz":
             trouble = self.completion.trouble()
             self.answer(503 if trouble else 200, {"trouble": trouble})
-        elif url.path not in ("/complete", "/version"):
-            self.answer(404, {"error": "try /complete?q=, /version or /healthz"})
+        elif url.path not in ("/complete", "/version", "/stats"):
+            self.answer(404, {"error": "try /complete?q=, /version, /stats or /healthz"})
         elif data is None:
             self.answer(503, {"error": "no data yet"})
+        elif url.path == "/stats":
+            self.answer(200, data.stats())
         elif url.path == "/version":
             versions = data.versions()
             self.answer(200, {"version": "/".join(sorted(set(versions.values()))), **versions})

@@ -21,5 +21,6 @@ class Edition:
 EDITIONS = (
     Edition("2019-12-15T00-00-00", 15_000),
     Edition("2019-12-16T00-00-00", 5_000),
-    Edition("2019-12-17T00-00-00", 1_000),
+    Edition("2019-12-17T00-00-00", 1_000_000),  # somebody has mistyped the limit
+    Edition("2019-12-18T00-00-00", 1_000),
 )

@@ -112,11 +112,13 @@ class Times:
     rejected: float | None = None
     first_drain: float | None = None
     all_back: float | None = None
+    found_bad: float | None = None
+    last_from_it: float | None = None
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The result of the demo; seconds in `_s`."""
+    """The result of the demo; seconds in `_s`. `tried`: replicas that answered from the broken release."""
 
     requests: int
     rate: float
@@ -125,6 +127,7 @@ class Figures:
     late: int
     moves: int
     moves_due: int
+    tried: int
     most_out: int
     fewest_in_service: int
     late_sends: int
@@ -152,6 +155,8 @@ class Figures:
             said.append(f"{self.most_out} replicas were out at a time because of Hydra")
         if self.moves < self.moves_due:
             said.append(f"{self.moves} moves of replicas were seen, {self.moves_due} were due")
+        if self.tried != 1:
+            said.append(f"{self.tried} replicas answered from the broken release, 1 was due")
         said += [f"failed {count} times: {reason}" for reason, count in self.reasons.items()]
         said += [f"never seen: {name}" for name, span in self.spans.items() if span is None]
         return said
@@ -165,6 +170,7 @@ class Figures:
             ("late after drain", str(self.late)),
             ("moves of an instance from release to release", str(self.moves)),
             ("most instances out by Hydra at a time", str(self.most_out)),
+            ("instances that ever answered from the broken release", str(self.tried)),
         ]
         rows += [(name, "never" if span is None else f"{span:.2f} s") for name, span in self.spans.items()]
         return [
@@ -180,7 +186,7 @@ class Figures:
 
 
 def spans(times: Times) -> dict[str, float | None]:
-    """The four durations, by the words of the table."""
+    """The five durations, by the words of the table."""
 
     def between(begin: float | None, end: float | None) -> float | None:
         return None if begin is None or end is None else max(0.0, end - begin)
@@ -190,7 +196,18 @@ def spans(times: Times) -> dict[str, float | None]:
         "publish → all serving": between(times.published, times.all_serving),
         "rollback → first drain": between(times.rejected, times.first_drain),
         "rollback → all back": between(times.rejected, times.all_back),
+        "canary found bad → last answer from it": between(times.found_bad, times.last_from_it),
     }
+
+
+def answering(requests: Iterable[Request], version: str) -> set[str]:
+    """The replicas of which an answer, or a part of one, came from `version`."""
+    return {request.replica for request in requests if version in request.versions}
+
+
+def last_from(requests: Iterable[Request], version: str) -> float | None:
+    """When the last answer came from `version`; None if none ever did."""
+    return max((request.done for request in requests if version in request.versions), default=None)
 
 
 def rate(requests: Sequence[Request]) -> float:

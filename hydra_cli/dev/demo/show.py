@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FRAMES_PER_S = 5
 NOTES = 6  # of the present scene, so that the picture fits a small terminal
-COLOURS = ("blue", "magenta", "cyan")  # of the releases, in the order of their publishing
+COLOURS = ("blue", "magenta", "red", "cyan")  # of the releases, in the order of their publishing
 
 
 class Show(Protocol):

@@ -32,7 +32,7 @@ ALIAS = "places"
 NODES = 3
 REPLICAS_ON = (0, 0, 1, 2)  # the node of each replica
 # Seconds instead of a minute, while somebody looks on: until a wiped node is noticed, and between two plans.
-LIMITS = {"resync_s": 5.0, "plan_pause_s": 1.0}
+LIMITS = {"resync_s": 3.0, "plan_pause_s": 0.5}
 RATE = 220
 CHECK_S = 1  # Consul does not check more often
 # A request may have been sent by a health view that is 1 s old, and may take 1 s: after that nobody is left.
@@ -63,6 +63,8 @@ BALLAST = """\
 """
 BALLAST_FILES, BALLAST_BYTES = 16, 128 * 1024**2
 CATALOG_NAME = SERVICE.name
+CHECK = "http://:/stats#places_per_answer>=4"  # good releases have 5 and more, the broken one has less than 2
+CANARY = ("--canaries", "1", "--check", CHECK, "--check-interval", "0.5s", "--check-time", "1s")
 SUBSCRIPTION = (
     SERVICE,
     "--channel",

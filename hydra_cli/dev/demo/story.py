@@ -12,13 +12,14 @@ from hydra_cli.dev.demo.editions import EDITIONS, Edition
 from hydra_cli.dev.demo.figures import Figures, Request, Times
 from hydra_cli.dev.demo.harm import kill_download, refilled, wipe
 from hydra_cli.dev.demo.show import Show
-from hydra_cli.dev.demo.stage import BALLAST_FILES, CHANNEL, RATE, SUBSCRIPTION, Stage
+from hydra_cli.dev.demo.stage import BALLAST_FILES, CANARY, CHANNEL, RATE, SERVICE, SUBSCRIPTION, Stage
 from hydra_cli.output import size
 
-FIRST, SECOND, THIRD = EDITIONS
+FIRST, SECOND, BROKEN, LAST = EDITIONS
 LIMIT_S = 120.0  # for anything that a scene waits for
-CALM_S = 3  # of traffic before anything changes
-MOVES = 3  # of each replica: second release, back, third release
+CALM_S = 1  # of traffic before anything changes
+MOVES = 3  # of each replica: second release, back, last release
+CANARY_MOVES = 2  # of one replica: to the broken release, and back
 
 
 class Story:
@@ -34,6 +35,7 @@ class Story:
         self._service()
         self._second_release()
         self._rollback()
+        self._canary()
         self._killed_download()
         self._wiped_node()
         return self._measured()
@@ -65,7 +67,7 @@ class Story:
         self._stage.start_traffic()
         self._show.note(f"from now on {RATE} requests/s, none of them tried twice")
         self._wait("all replicas answer from the first release", lambda: self._all_answer(FIRST))
-        self._stage.upload_ballast(THIRD)
+        self._stage.upload_ballast(LAST)
         enough = RATE * CALM_S
         self._wait(f"{enough} answers", lambda: self._world.seen.traffic["answered"] >= enough)
 
@@ -80,17 +82,27 @@ class Story:
         self._wait("the rejection is in Consul", lambda: SECOND.version in self._world.seen.rejected)
         self._follow_moves(FIRST, since=self._world.seen.rejected[SECOND.version])
 
+    def _canary(self) -> None:
+        self._show.scene(f"third release, a broken one: {BROKEN.title}; one replica tries it first")
+        self._hydra("subscribe", SERVICE, *CANARY)
+        self._publish(BROKEN)
+        self._wait("the canary is found bad", lambda: BROKEN.version in self._world.seen.bad)
+        found = self._world.seen.bad[BROKEN.version]
+        self._show.note(f"the canary is bad: {self._world.seen.why_bad[BROKEN.version]}")
+        self._wait("the canary is back", lambda: self._all_run(FIRST) and self._all_answer(FIRST))
+        self._note_since(found, "all replicas answer from the proven release")
+
     def _killed_download(self) -> None:
         node = self._stage.nodes[1]
         root = self._stage.root(node)
-        self._show.scene(f"third release: {THIRD.title}; kill -9 in mid-download on {node}")
-        self._publish(THIRD, ballast=True)
-        hit = kill_download(root, CHANNEL, THIRD.version, BALLAST_FILES // 4, LIMIT_S)
+        self._show.scene(f"fourth release: {LAST.title}; kill -9 in mid-download on {node}")
+        self._publish(LAST, ballast=True)
+        hit = kill_download(root, CHANNEL, LAST.version, BALLAST_FILES // 4, LIMIT_S)
         self._show.note(f"$ kill -9 {hit.pid}   ({hit.program}, {size(hit.bytes)} of the release on disk)")
-        self._wait(f"{node} holds the third release", lambda: self._world.holds(node, THIRD.version))
-        kept = hit.kept(root, CHANNEL, THIRD.version)
+        self._wait(f"{node} holds the fourth release", lambda: self._world.holds(node, LAST.version))
+        kept = hit.kept(root, CHANNEL, LAST.version)
         self._show.note(f"the next run kept {size(kept)} in finished files and fetched the rest")
-        self._follow_moves(THIRD, since=self._world.seen.heads[THIRD.version])
+        self._follow_moves(LAST, since=self._world.seen.heads[LAST.version])
 
     def _wiped_node(self) -> None:
         node = self._stage.nodes[2]
@@ -101,9 +113,9 @@ class Story:
         self._show.note(f"{len(lost)} files with {size(sum(lost.values()))} are gone; its replica goes on")
         wanted = self._world.wanted_on(node)
         self._wait(f"{node} is filled again", lambda: refilled(root, volumes, lost, wanted))
-        self._wait(f"{node} says so", lambda: self._world.holds(node, THIRD.version))
+        self._wait(f"{node} says so", lambda: self._world.holds(node, LAST.version))
         self._note_since(begin, "filled again")
-        self._wait("all replicas answer from the third release", lambda: self._all_answer(THIRD))
+        self._wait("all replicas answer from the fourth release", lambda: self._all_answer(LAST))
 
     def _measured(self) -> Figures:
         self._show.scene("the traffic ends")
@@ -118,7 +130,8 @@ class Story:
             mixed=sum(request.mixed for request in requests),
             late=len(figures.late(requests, moves)),
             moves=len(moves),
-            moves_due=MOVES * len(self._world.replicas),
+            moves_due=MOVES * len(self._world.replicas) + CANARY_MOVES,
+            tried=len(figures.answering(requests, BROKEN.version)),
             most_out=seen.most_out,
             fewest_in_service=seen.traffic["fewest"] or 0,
             late_sends=seen.traffic["late_sends"],
@@ -140,6 +153,8 @@ class Story:
             all_serving=figures.all_serving(requests, names, SECOND.version, published),
             rejected=rejected,
             first_drain=min(drains, default=None),
+            found_bad=seen.bad.get(BROKEN.version),
+            last_from_it=figures.last_from(requests, BROKEN.version),
             all_back=figures.all_serving(requests, names, FIRST.version, rejected),
         )
 

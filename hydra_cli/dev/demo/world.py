@@ -1,7 +1,7 @@
 """What the demo can see of the cluster, kept fresh by threads; every scene waits for a condition on it.
 
-It only looks: at Consul as a reader would (`states/`, `actual/`, `slots/`, the channel), and at the
-files in the replicas' views, whose times are the kernel's and not ours. Nothing here is asked of the
+It only looks: at Consul as a reader would (`states/`, `actual/`, `slots/`, `verdicts/`, the channel), and at
+the files in the replicas' views, whose times are the kernel's and not ours. Nothing here is asked of the
 handlers.
 """
 
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from handlers.adapters.ports import KV, Entry
 from handlers.core import codec, keys
 from handlers.core.errors import HydraError, Malformed, Timeout
+from handlers.core.gate import Outcome
 from handlers.core.model import (
     Actual,
     Desired,
@@ -28,6 +29,7 @@ from handlers.core.model import (
     State,
     States,
     Step,
+    Verdicts,
 )
 from handlers.core.names import Channel, Service
 from hydra_cli.dev.demo.figures import Mark
@@ -49,6 +51,8 @@ class Seen:
     slots: Slots = field(default_factory=Slots)
     heads: dict[str, float] = field(default_factory=dict)  # version → when it was announced
     rejected: dict[str, float] = field(default_factory=dict)  # version → when it was rejected
+    bad: dict[str, float] = field(default_factory=dict)  # version → when its canaries were found bad
+    why_bad: dict[str, str] = field(default_factory=dict)  # version → for what reason
     most_out: int = 0
     marks: list[Mark] = field(default_factory=list)
     first_bytes: dict[str, dict[str, float]] = field(default_factory=dict)  # version → node → when
@@ -105,6 +109,7 @@ class World:
                 (keys.ACTUAL, self._take_actual),
                 (keys.slots(service), self._take_slots),
                 (keys.channel(channel), self._take_channel),
+                (keys.verdicts(service), self._take_verdicts),
             )
         ]
         self._threads.append(threading.Thread(target=self._watch_files, name="look-files", daemon=True))
@@ -197,6 +202,14 @@ class World:
         own = {key: entry for key, entry in entries.items() if key == keys.slots(self.service)}
         self.seen.slots = next(iter(_documents(Slots, own)), Slots())
         self.seen.most_out = max(self.seen.most_out, len(self.seen.slots.out))
+
+    def _take_verdicts(self, entries: Mapping[str, Entry], now: float) -> None:
+        own = {key: entry for key, entry in entries.items() if key == keys.verdicts(self.service)}
+        for verdicts in _documents(Verdicts, own):
+            for release, verdict in verdicts.releases.items():
+                if release.channel == self.channel and verdict.verdict == Outcome.BAD:
+                    self.seen.bad.setdefault(release.version, now)
+                    self.seen.why_bad[release.version] = verdict.reason
 
     def _take_channel(self, entries: Mapping[str, Entry], now: float) -> None:
         folder = keys.channel(self.channel)
