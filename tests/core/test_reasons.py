@@ -10,11 +10,7 @@ import pytest
 from handlers.core.reasons import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
-ELSEWHERE = {
-    Reason.LEAVING,  # there is no kubelet here to delete a pod: tests/handlers/test_reload.py
-    # RAM that is emptied while all instances of a node are out: tests/handlers/test_reload.py
-    Reason.TOGETHER, Reason.RAM_SHARED, Reason.TOO_LARGE, Reason.AWAITS_RAM,
-}  # fmt: skip
+ELSEWHERE = {Reason.LEAVING}  # there is no kubelet here to delete a pod: tests/handlers/test_reload.py
 FACTS = dict.fromkeys(
     [name for reason in Reason for name in re.findall(r"{(\w+)[^}]*}", reason.value)], "fact"
 ) | {"seconds": 3.0}  # fmt: skip
