@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from handlers.adapters import processes
 from handlers.adapters.ports import Agent
-from handlers.core.errors import HydraError, Malformed
+from handlers.core.errors import HydraError, Malformed, Timeout
 from handlers.core.model import Instance
 from handlers.core.names import InstanceKey
 from handlers.core.pods import HEALTH as BY_KUBERNETES
@@ -186,11 +186,13 @@ class Services:
 
 
 def _post(url: str, limit_s: float, instance: Instance) -> None:
-    """Any 2xx means that it has loaded. Who gives no answer is asked once more: the process of one that is
-    taken away may end before that is known here, and says nothing of the release. By then it is known.
+    """Any 2xx means that it has loaded. Who breaks off or refuses is asked once more: the process of one that
+    is taken away may end before that is known here, and says nothing of the release. By then it is known.
     """
     try:
         status, body = _request("POST", url, limit_s)
+    except Timeout:
+        raise
     except HydraError:
         if instance.health not in (BY_KUBERNETES, "consul"):
             raise
@@ -242,7 +244,7 @@ def _has_field(url: str, field: str, new: Mapping[str, ReleaseId]) -> str:
 
 
 def _request(method: str, url: str, limit_s: float) -> tuple[int, bytes]:
-    """One request without redirects or proxies; raises `HydraError` when there is no whole answer."""
+    """One request without redirects or proxies; raises `HydraError`, `Timeout` without a whole answer."""
     import http.client  # here: most runs of reload ask no service anything, and start faster without
 
     parts = urlsplit(url)
@@ -256,7 +258,7 @@ def _request(method: str, url: str, limit_s: float) -> tuple[int, bytes]:
             response = connection.getresponse()
             return response.status, response.read(_MAX_BODY)
         except TimeoutError as e:
-            raise HydraError(f"{method} {url}: no answer within {limit_s:g} s") from e
+            raise Timeout(f"{method} {url}: no answer within {limit_s:g} s") from e
         except (OSError, http.client.HTTPException, ValueError) as e:
             reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
             raise HydraError(f"{method} {url}: {reason}") from e

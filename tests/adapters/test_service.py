@@ -17,7 +17,7 @@ from handlers.adapters import service
 from handlers.adapters.ports import Consul
 from handlers.adapters.service import Health, Services
 from handlers.adapters.views import Views
-from handlers.core.errors import HydraError
+from handlers.core.errors import HydraError, Timeout
 from handlers.core.model import Instance
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.policy import parse_confirm, parse_reload
@@ -367,6 +367,22 @@ def test_instance_that_gives_no_answer_is_asked_once_more_as_its_end_may_not_be_
     asked.clear()
     with pytest.raises(HydraError):
         services.reload(parse_reload("http://:/reload"), key, replace(pod, health="none"), 1.0)
+    assert len(asked) == 1
+
+
+def test_instance_that_takes_too_long_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its deadline is over: a second answer may take as long as the first."""
+    asked: list[str] = []
+
+    def late(method: str, url: str, limit_s: float) -> tuple[int, bytes]:
+        asked.append(url)
+        raise Timeout("no answer within 1 s")
+
+    monkeypatch.setattr(service, "_request", late)
+    instance = Instance(service=Service("prod/search/reader"), id="r", incarnation="1", port=80)
+    key = InstanceKey.of(instance.service, instance.id)
+    with pytest.raises(Timeout):
+        Services(FakeKV(), Path("none")).reload(parse_reload("http://:/reload"), key, instance, 1.0)
     assert len(asked) == 1
 
 
