@@ -114,10 +114,10 @@ MUTANTS: Mapping[str, Mutant] = {
             ),
         ),
     ),
-    # all but the newest goes, whether or not it is desired or in use
+    # all but the newest goes at once, whether or not it is desired or in use
     "deletion": Mutant(
         "nothing needed is deleted",
-        "1 budget 0.55; 3 publish 0.9; 30 resume",
+        "1 budget 0.55; 3 publish 0.9; 15 resume",
         (
             Change(
                 "handlers/core/room.py",
@@ -126,8 +126,10 @@ MUTANTS: Mapping[str, Mutant] = {
             ),
             Change(
                 "handlers/core/diff.py",
+                "        if (due := since + grace_s) > facts.now:\n"
+                "            times.append(due)\n"
                 "        elif release not in facts.used and release not in facts.running:\n",
-                "        elif release not in facts.running:\n",
+                "        if release not in facts.running:\n",
             ),
         ),
     ),
