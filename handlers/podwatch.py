@@ -24,12 +24,15 @@ from handlers.core.model import Instance, Ready
 from handlers.core.names import READINESS_FILE, InstanceKey
 from handlers.core.pods import (
     BETWEEN,
+    News,
     Owner,
     Pod,
+    Shown,
     gate_wanted,
     in_service,
     instance_of,
     labels_of,
+    news,
     node_is_ready,
     owner_of,
     pod_of,
@@ -85,9 +88,10 @@ class PodReader(Protocol):
 
 @dataclass
 class _Told:
-    """What a pod was told last, and when its endpoints were looked at."""
+    """What was seen of a pod last, whether an Event told that it is `out`, when its endpoints were asked."""
 
-    shown: str = ""
+    shown: Shown
+    out: bool
     looked_at: float = float("-inf")
     endpoints: tuple[bool, ...] = ()
 
@@ -189,38 +193,41 @@ class PodWatch:
 
     def _see_to(self, key: InstanceKey, pod: Pod) -> bool:
         """Tell the pod what its node says of its data; whether it is in service."""
-        shown = self.views.shown(key)
-        told = self._told.setdefault(pod.uid, _Told(shown))
-        if pod.gated and pod.gate != gate_wanted(shown):
-            word, text = shown or Ready.WAITING, self._reason(key)
-            reason = f"Data{word.capitalize()}"
-            self.server.set_data_ready(pod.namespace, pod.name, pod.uid, gate_wanted(shown), reason, text)
-        if told.shown != shown:
-            self._say(pod, told.shown, shown, self._reason(key))
-            told.shown = shown
-        on_its_way = shown != Ready.READY or not pod.ready or not all(told.endpoints)
+        told, word = self._told.get(pod.uid), self.views.shown(key)
+        if told is None:
+            told = self._told[pod.uid] = _Told(self._shown(key, word), out=word == Ready.DRAINING)
+        calm = word == told.shown.word == Ready.READY and not told.out
+        shown = told.shown if calm else self._shown(key, word)
+        if pod.gated and pod.gate != gate_wanted(word):
+            reason = f"Data{(word or Ready.WAITING).capitalize()}"
+            self.server.set_data_ready(
+                pod.namespace, pod.name, pod.uid, gate_wanted(word), reason, shown.reason
+            )
+        if fresh := news(told.shown, shown, told.out):
+            self._say(pod, fresh)
+            told.out = word == Ready.DRAINING
+        told.shown = shown
+        on_its_way = word != Ready.READY or not pod.ready or not all(told.endpoints)
         if on_its_way and self.clock() - told.looked_at >= ENDPOINTS_S:
             slices, _ = self.server.list(Query("discovery.k8s.io/v1", "endpointslices", pod.namespace))
             told.endpoints, told.looked_at = ready_endpoints(slices).get(pod.uid, ()), self.clock()
-        return in_service(pod, told.endpoints, shown)
+        return in_service(pod, told.endpoints, word)
 
-    def _say(self, pod: Pod, before: str, shown: str, reason: str) -> None:
+    def _say(self, pod: Pod, fresh: News) -> None:
         """An Event on the pod; whether it arrives decides nothing."""
-        texts = {
-            Ready.DRAINING: ("Normal", "DataReload", "taken out of service to reload its data"),
-            Ready.READY: ("Normal", "DataReady", "its data is ready"),
-        }
-        if not before or shown not in texts:
-            return
-        kind, name, text = texts[Ready(shown)]
         try:
             about = About(pod.namespace, pod.name, pod.uid)
-            self.server.say(about, kind, name, f"{text}: {reason}" if reason else text)
+            self.server.say(about, fresh.kind, fresh.reason, fresh.text)
         except HydraError as e:
             log.warning("discover", "cannot write an Event", pod=f"{pod.namespace}/{pod.name}", error=e)
 
-    def _reason(self, key: InstanceKey) -> str:
-        """Why the instance is where it is, from its readiness file."""
-        with contextlib.suppress(OSError, ValueError):
-            return str(json.loads((self.views.path(key) / READINESS_FILE).read_text()).get("reason", ""))
-        return ""
+    def _shown(self, key: InstanceKey, word: str) -> Shown:
+        """`word` with what the readiness file says beside it; nothing while that cannot be read."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            found = json.loads((self.views.path(key) / READINESS_FILE).read_text())
+            releases, target = (
+                ", ".join(f"{alias}={version}" for alias, version in sorted((found.get(name) or {}).items()))
+                for name in ("releases", "target")
+            )
+            return Shown(word, str(found.get("step", "")), str(found.get("reason", "")), releases, target)
+        return Shown(word)

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handlers.core.errors import Usage
-from handlers.core.model import Instance, Ready
+from handlers.core.model import Instance, Ready, Step
 from handlers.core.names import Service, check_word
 from handlers.core.reading import Reads
+from handlers.core.reasons import Reason
 
 PREFIX = "hydra.datasets/"  # of every label, annotation and condition that Hydra reads or writes
 CONSUMER = f"{PREFIX}consumer"
@@ -143,6 +144,44 @@ def instance_of(pod: Pod, top: str, environment: str, serving: bool | None) -> I
         leaving=pod.leaving,
         reads=reads,
     )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the readiness files of a pod say; `releases` and `target` as people read them."""
+
+    word: str = ""
+    step: str = ""
+    reason: str = ""
+    releases: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class News:
+    """An Event on a pod; `kind` is Normal or Warning."""
+
+    kind: str
+    reason: str
+    text: str
+
+
+def news(before: Shown, now: Shown, out: bool) -> News | None:
+    """What there is to tell of a pod; `out`: it was taken out, and nobody was told yet how that ended."""
+    if now.word == Ready.DRAINING and not out:
+        text = f"taken out of service to load {now.target}; it has {now.releases}"
+        return News("Normal", "DataReload", text)
+    if now.word != Ready.READY:
+        return None
+    if not out:
+        text = f"its data is here: {now.releases}"
+        return News("Normal", "DataReady", text) if before.word != Ready.READY else None
+    # the reason why it is not where it should be comes a moment after it is back
+    if now.step not in ("", Step.IDLE, Step.ADMIT) or (now.releases != now.target and not now.reason):
+        return None
+    if Reason.HALTED.told_in(now.reason) or Reason.GAVE_UP.told_in(now.reason):
+        return News("Warning", "DataHalted", f"has {now.releases} again: {now.reason}")
+    return News("Normal", "DataReloaded", f"in service again with {now.releases}")
 
 
 def gate_wanted(shown: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from handlers.core.errors import Usage
+from handlers.core.model import Ready, Step
 from handlers.core.pods import (
     DATA_READY,
     ENVIRONMENT,
@@ -15,15 +16,18 @@ from handlers.core.pods import (
     PREFIX,
     SERVICE,
     Owner,
+    Shown,
     gate_wanted,
     in_service,
     instance_of,
     labels_of,
+    news,
     node_is_ready,
     pod_of,
     ready_endpoints,
     stem,
 )
+from handlers.core.reasons import Reason
 
 
 def value(**more: Any) -> dict[str, Any]:
@@ -170,3 +174,30 @@ def test_labels_of_a_node_are_those_that_tell_its_place_and_our_own() -> None:
     }
     assert labels_of([{"metadata": {}}]) == {}
     assert labels_of([]) is None
+
+
+WAITING, GONE_OUT = Shown(), Shown(Ready.DRAINING, Step.DRAIN, "", "data=1", "data=2")
+HALTED = Reason.HALTED.say(release="c@2", verdict="halted", why="HTTP 500")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "out", "told"),
+    [
+        (WAITING, Shown(Ready.READY, Step.FILL, "", "data=1", "data=1"), False, "DataReady"),
+        (Shown(Ready.READY), Shown(Ready.READY), False, ""),
+        (Shown(Ready.READY), Shown(Ready.WAITING), False, ""),
+        (Shown(Ready.READY), GONE_OUT, False, "DataReload"),
+        (GONE_OUT, GONE_OUT, True, ""),
+        (GONE_OUT, Shown(Ready.READY, Step.RETURN, "", "data=1", "data=2"), True, ""),
+        (GONE_OUT, Shown(Ready.READY, Step.IDLE, "", "data=2", "data=2"), True, "DataReloaded"),
+        (GONE_OUT, Shown(Ready.READY, Step.IDLE, "", "data=1", "data=2"), True, ""),
+        (GONE_OUT, Shown(Ready.READY, Step.IDLE, HALTED, "data=1", "data=2"), True, "DataHalted"),
+        (GONE_OUT, Shown(Ready.READY, Step.ADMIT, "waits", "data=2", "data=3"), True, "DataReloaded"),
+    ],
+)
+def test_events_tell_of_a_reload_how_it_began_and_how_it_ended(
+    before: Shown, now: Shown, out: bool, told: str
+) -> None:
+    found = news(before, now, out)
+
+    assert (found.reason if found else "") == told

@@ -225,7 +225,7 @@ def test_reload_is_told_by_events_that_may_fail(machine: Machine) -> None:
         machine.shows(word)
         machine.look()
 
-    assert [reason for _, reason in machine.desk.events] == ["DataReload", "DataReady"]
+    assert [reason for _, reason in machine.desk.events] == ["DataReload", "DataReloaded"]
 
 
 def test_nothing_is_seen_in_service_on_a_node_whose_kubelet_is_silent(machine: Machine) -> None:
