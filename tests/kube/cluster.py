@@ -12,16 +12,19 @@ Needs root, and what `tools/kubernetes/setup.sh` installs. Images are not pulled
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import http.client
 import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,10 @@ from tests.kube import documents
 
 HOST = "10.77.0.1"
 BRIDGE = "hydra-kube"
-API = f"https://{HOST}:6443"
+FOLDERS = "/tmp/hydra-kube-"  # of all runs; a short path: containerd's sockets lie below it
+LOCK = Path("/tmp/hydra-kube.lock")
+API_PORT = 6443
+API = f"https://{HOST}:{API_PORT}"
 SERVICES, PODS = "10.79.0.0/24", "10.78.0.0/16"
 TOKEN = "admin-of-a-test"
 PRIVATE = (  # folders that each node has for itself
@@ -44,6 +50,7 @@ PRIVATE = (  # folders that each node has for itself
     "/var/log/pods",
     "/var/log/containers",
 )
+RAM, RAM_BYTES = "/var/lib/hydra/volumes/ram", 256 << 20  # a tmpfs, as whoever prepares nodes mounts it
 SYSTEM_CONTROLS = {"/proc/sys/net/ipv4/ip_forward": "1"}
 LIMIT_S = 120.0
 
@@ -174,7 +181,7 @@ class Node:
         """Everything, containers included; may be called again."""
         if self.holder is not None:
             self.programs.stop_all()
-            _kill_containers(self.folder / "mounts")
+            _kill_containers(f"{self.folder}/mounts/")
             self.holder.kill()
             self.holder.wait()
             self.holder = None
@@ -206,7 +213,9 @@ class Node:
             Path(path).mkdir(parents=True, exist_ok=True)
             binds.append(f"mount --bind {own} {path}")
         # shared inside, so that what is mounted on the node reaches containers (HostToContainer)
-        script = " && ".join(["mount --make-rshared /", *binds, "echo held && exec sleep infinity"])
+        ram = f"mkdir -p {RAM} && mount -t tmpfs -o size={RAM_BYTES},mode=755 hydra-ram {RAM}"
+        steps = ["mount --make-rshared /", *binds, ram, "echo held && exec sleep infinity"]
+        script = " && ".join(steps)
         self.holder = subprocess.Popen(
             [
                 # not `ip netns exec`: that hides /sys/fs/cgroup
@@ -284,8 +293,10 @@ class Cluster:
         self.programs.start("kube-apiserver", program("kube-apiserver"), *words)
         until("the API server is ready", lambda: self._get("/readyz") == "ok")
 
-    def stop_api_server(self) -> None:
-        self.programs.stop("kube-apiserver")
+    def restart_api_server(self) -> None:
+        """Kill it, and start it again; returns when it is ready."""
+        self.programs.stop("kube-apiserver", signal.SIGKILL)
+        self.start_api_server()
 
     def stop(self) -> None:
         """Take everything away again, whatever is there of it."""
@@ -314,6 +325,10 @@ class Cluster:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
         self.kubectl("apply", "--server-side", "-f", "-", given=text)
 
+    def stream(self, path: str) -> Stream:
+        """Begin a watch of the API server."""
+        return Stream(path, self._trust())
+
     def last_words(self) -> str:
         """What the programs said last."""
         texts = [self.programs.last_words(), *(node.programs.last_words() for node in self.nodes.values())]
@@ -321,17 +336,50 @@ class Cluster:
 
     def _get(self, path: str) -> str:
         request = urllib.request.Request(API + path, headers={"Authorization": f"Bearer {TOKEN}"})
-        trust = ssl.create_default_context(cafile=str(self.folder / "pki" / "ca.crt"))
         try:
-            with urllib.request.urlopen(request, context=trust, timeout=5) as answer:
+            with urllib.request.urlopen(request, context=self._trust(), timeout=5) as answer:
                 return str(answer.read().decode())
         except (urllib.error.URLError, OSError):
             return ""
+
+    def _trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.folder / "pki" / "ca.crt"))
 
     def _all_ready(self) -> bool:
         rows = self.get("nodes")["items"]
         ready = [c["status"] for row in rows for c in row["status"]["conditions"] if c["type"] == "Ready"]
         return len(rows) == len(self.nodes) and ready == ["True"] * len(rows)
+
+
+class Stream:
+    """One watch, from what is there on, until the API server ends it, or another thread closes it."""
+
+    def __init__(self, path: str, trust: ssl.SSLContext) -> None:
+        # version 0: whatever the server has now, as events, and then what changes
+        self._path, self._closed = f"{path}&watch=true&resourceVersion=0", False
+        self._connection = http.client.HTTPSConnection(HOST, API_PORT, timeout=LIMIT_S, context=trust)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            self._connection.request("GET", self._path, headers={"Authorization": f"Bearer {TOKEN}"})
+            for line in self._connection.getresponse():
+                event = json.loads(line)
+                if event.get("type") == "ERROR":
+                    raise http.client.HTTPException(event["object"])
+                yield event
+        except (OSError, http.client.HTTPException, ValueError) as e:
+            if not self._closed:
+                print(f"watch {self._path} ends: {e}")
+                time.sleep(0.1)  # the server is away, or was killed in the middle of an event
+        finally:
+            self._connection.close()
+
+    def close(self) -> None:
+        """End it, from another thread."""
+        self._closed = True
+        if self._connection.sock is not None:
+            with contextlib.suppress(OSError):
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def run(*command: str, given: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -343,20 +391,40 @@ def run(*command: str, given: str | None = None, check: bool = True) -> subproce
     return answer
 
 
+def sweep() -> None:
+    """Take away what a run left that was killed; only while no other run goes on (`alone`)."""
+    _kill_containers(FOLDERS)
+    for namespace in Path("/run/netns").glob(f"{BRIDGE}-*"):
+        run("ip", "netns", "delete", namespace.name, check=False)
+    run("ip", "link", "delete", BRIDGE, check=False)
+    for folder in Path("/").glob(f"{FOLDERS.strip('/')}*"):
+        _unmount_below(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    _remove_cgroups()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait for other runs on this machine to end: all use the same addresses."""
+    with LOCK.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _knows_unsafe_no_fsync() -> bool:
     return "unsafe-no-fsync" in run("/usr/bin/etcd", "--help").stderr
 
 
-def _kill_containers(mounts: Path) -> None:
+def _kill_containers(mounts: str) -> None:
     """End the shims of a node's containerd, and what runs in their containers: both outlive containerd."""
-    marks = {str(mounts).encode()}
+    mark = mounts.encode()
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
             continue
         with contextlib.suppress(OSError):
             command = (process / "cmdline").read_bytes()
             own = (process / "mountinfo").read_bytes() if b"containerd-shim" in command else b""
-            if any(mark in own for mark in marks):
+            if mark in own:
                 _kill_tree(int(process.name))
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 import pytest
 
-from tests.kube.cluster import Cluster
+from tests.kube.cluster import FOLDERS, Cluster, alone, sweep
 from tests.kube.images import Images, cache
 from tests.kube.stage import Installed, Scene
 
-LIMIT_S = 900  # of one test, the making of images and cluster included
+LIMIT_S = 1500  # of one test; images and cluster are made in the first, after another run has ended
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name == "test_uninstall.py")  # last: it takes Hydra away
     for item in items:
         item.add_marker(pytest.mark.timeout(LIMIT_S))
 
@@ -24,10 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     assert os.geteuid() == 0, "tests/kube makes network namespaces and mounts: run it as root"
-    images = Images(cache()).all()
-    # a short path: containerd's sockets lie below it
-    with TemporaryDirectory(prefix="hydra-kube-", dir="/tmp") as folder:
-        made = Cluster(Path(folder) / "c", images)
+    with alone():
+        sweep()
+        made = Cluster(Path(mkdtemp(prefix=FOLDERS)), Images(cache()).all())
         try:
             made.start()
             yield made

@@ -130,8 +130,9 @@ def controllers(kubeconfig: Path, pki: Path, pods: str) -> dict[str, list[str]]:
             f"--service-account-private-key-file={pki}/accounts.key",
             "--use-service-account-credentials=true",
             f"--cluster-cidr={pods}",
-            # the defaults are 50 s and 5 s: how long a dead kubelet goes unnoticed
-            "--node-monitor-grace-period=12s",
+            # the defaults are 50 s and 5 s: how long a dead kubelet goes unnoticed; longer than a restart of
+            # the API server takes here, which must not look like one
+            "--node-monitor-grace-period=16s",
             "--node-monitor-period=1s",
         ],
         "kube-scheduler": common,
