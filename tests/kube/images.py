@@ -29,7 +29,13 @@ from hydra_cli.programs import program
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = "hydra.test"
 PAUSE, HYDRA = f"{REGISTRY}/pause:1", f"{REGISTRY}/hydra:test"
-PACKAGES = ("python3-minimal", "python3-venv", "ca-certificates")
+PACKAGES = ("python3-venv", "ca-certificates", "mount", "usr-is-merged")
+# as in slim images: no documentation, no translations; nor perl, which is for merging /usr in place
+SLIM = (
+    *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "locale", "man")),
+    "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+    "--hook-directory=/usr/share/mmdebstrap/hooks/merged-usr",
+)
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SOURCES = (
     "setup.py",
@@ -39,6 +45,7 @@ SOURCES = (
     "hydra_cli",
     "k8s/Dockerfile",
     "k8s/entrypoint.sh",
+    "k8s/slim.py",
     "templates",
     "tools",
     "watches",
@@ -67,7 +74,8 @@ class Images:
 
     def hydra(self) -> Path:
         """k8s/Dockerfile, as everybody builds it, on bases that were made here."""
-        bases = {"PYTHON_IMAGE": self._python()}
+        debian = self._debian()
+        bases = {"PYTHON_IMAGE": self._python(debian), "RUNTIME_IMAGE": debian}
         for name, argument in (("consul", "CONSUL_IMAGE"), ("consul-template", "CONSUL_TEMPLATE_IMAGE")):
             text = f"FROM scratch\nCOPY {name} /bin/{name}\n"
             bases[argument] = self._base(name, text, [str(program(name))], partial(_copy, program(name)))
@@ -78,10 +86,13 @@ class Images:
             self._build(HYDRA, ROOT, ROOT / "k8s" / "Dockerfile", *words)
         return self._saved(HYDRA, HYDRA, key)
 
-    def _python(self) -> str:
-        """Debian with Python, and wheels, since there is nothing to install from in a build."""
+    def _debian(self) -> str:
+        """Debian with Python."""
         text = f"FROM scratch\nADD root.tar /\nENV PATH={PATH}\n"
-        debian = self._base("debian", text, PACKAGES, _debian_root)
+        return self._base("debian", text, (*PACKAGES, *SLIM), _debian_root)
+
+    def _python(self, debian: str) -> str:
+        """The same with wheels, since there is nothing to install from in a build."""
         key = [(ROOT / "requirements.lock").read_text(), (ROOT / "setup.py").read_text()]
         text = f"FROM {debian}\nCOPY wheels /wheels\nENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels\n"
         return self._base("python", text, key, _wheels)
@@ -130,7 +141,7 @@ def _copy(file: Path, context: Path) -> None:
 
 def _debian_root(context: Path) -> None:
     packages = f"--include={','.join(PACKAGES)}"
-    _run("mmdebstrap", "--variant=minbase", packages, "bookworm", str(context / "root.tar"))
+    _run("mmdebstrap", "--variant=minbase", packages, *SLIM, "bookworm", str(context / "root.tar"))
 
 
 def _wheels(context: Path) -> None:

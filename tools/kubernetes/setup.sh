@@ -4,9 +4,10 @@
 set -eu
 
 cd "$(dirname "$0")/../.."
-# etcd and a container runtime; what wires pods and Services; what makes images without pulling any
+# etcd and a container runtime; what wires pods and Services; what makes images without pulling any; a Docker
+# daemon, for one test of the image by itself
 packages="etcd-server containerd runc containernetworking-plugins iptables iproute2 conntrack"
-packages="$packages buildah mmdebstrap busybox-static curl openssl util-linux"
+packages="$packages docker.io buildah mmdebstrap busybox-static curl openssl util-linux"
 
 if [ "$(id -u)" != 0 ]; then
     echo "make test-kube needs root: it makes network namespaces, mounts and control groups." >&2
