@@ -47,6 +47,18 @@ def test_registered_service_is_an_instance_at_once() -> None:
     assert found.alarms == ()
 
 
+def test_registered_service_says_what_it_reads() -> None:
+    meta = {"hydra_service": PLACES, "hydra_reads": "format<=4"}
+    before = discover(Discovery(), reading(row("places-1", meta=meta)), 0, DROP_S)
+    assert before.instances[key("places-1")].reads == "format<=4"
+
+    wrong = {**meta, "hydra_reads": "format"}
+    after = discover(before, reading(row("places-1", meta=wrong), row("places-2", meta=wrong)), 1, DROP_S)
+
+    assert after.instances == before.instances
+    assert all("meta hydra_reads: 'format' does not say what is read" in alarm for alarm in after.alarms)
+
+
 def test_service_without_the_meta_is_none_of_ours() -> None:
     assert discover(Discovery(), reading(row("db", None)), 0, DROP_S) == Discovery()
 

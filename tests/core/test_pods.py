@@ -14,6 +14,7 @@ from handlers.core.pods import (
     NAMESPACE,
     PORT,
     PREFIX,
+    READS,
     SERVICE,
     Owner,
     Shown,
@@ -59,6 +60,17 @@ def test_annotations_of_the_pod_overrule_each_part_of_the_name_and_the_port() ->
     instance = instance_of(pod_of(value(metadata={"annotations": notes})), "reader", "prod", None)
 
     assert (instance.service, instance.port) == ("staging/maps/places", 9000)
+
+
+def test_pod_says_what_it_reads() -> None:
+    def reads(text: str) -> str:
+        return instance_of(
+            pod_of(value(metadata={"annotations": {READS: text}})), "reader", "prod", None
+        ).reads
+
+    assert reads("format<=4") == "format<=4"
+    with pytest.raises(Usage, match=f"annotation {READS}: 'format' does not say what is read"):
+        reads("format")
 
 
 def test_pod_without_an_environment_is_refused_with_what_to_set() -> None:

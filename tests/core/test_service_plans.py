@@ -81,6 +81,13 @@ class TestNeeds:
         assert f"needs {STREETS}@{v(2)} or newer, and the service does not read that channel" in texts(made)
         assert pair.alias().target == v(2)
 
+    def test_wait_ends_where_a_need_is_not_met(self, pair: Cluster) -> None:
+        pair[keys.channel_pin(STREETS)] = v(1).encode()
+        pair.run()
+        found = taken_over(pair.world(), PLACES, v(2))
+        assert {row.stage for row in found.instances} == {Stage.BLOCKED}
+        assert found.blocked[COMPLETE].startswith(f"{v(2)} needs {STREETS}@{v(2)} or newer")
+
     def test_need_of_a_release_that_never_was_is_an_alarm(self, pair: Cluster) -> None:
         pair.publish(3, needs={STREETS: 9})
         assert targets(pair) == (v(2), v(2))
