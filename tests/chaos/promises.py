@@ -90,7 +90,8 @@ class NoWayBackWithoutOrder(_Promise):
     """Nobody goes to an older version unless somebody said so since it came to the newer one.
 
     Orders are a pin to the older version, a rejection of or verdict on any newer one than that, and the word
-    of an operator that a restored KV counts.
+    of an operator that a restored KV counts. One that had ended begins anew: a restored Consul may list a
+    replica again that was taken away.
     """
 
     name = "no way back without an order"
@@ -110,16 +111,24 @@ class NoWayBackWithoutOrder(_Promise):
                 known.update(dict.fromkeys(event.versions, float("inf")))
         if isinstance(event, Did) and event.what == RECOVER:
             self._recovered = event.at
-        if isinstance(event, Reported) and self._reports.take(event):
-            for name, instance in event.instances.items():
-                key, version = (name, instance.incarnation), instance.release
-                before, since = self._arrived.get(key, ("", event.at))
-                if version == before or not version:
-                    continue
-                if version < before and not self._ordered(version, since):
-                    text = f"{name} went from {before} to {version}, and nobody had said so"
-                    yield Breach(event.at, self.name, text, frozenset({name, before, version}))
-                self._arrived[key] = version, event.at
+        if isinstance(event, Reported):
+            before = self._reports.latest.get(event.node)
+            if self._reports.take(event):
+                for name, instance in before.instances.items() if before else ():
+                    if name not in event.instances:
+                        self._arrived.pop((name, instance.incarnation), None)
+                yield from self._moves(event)
+
+    def _moves(self, event: Reported) -> Iterator[Breach]:
+        for name, instance in event.instances.items():
+            key, version = (name, instance.incarnation), instance.release
+            before, since = self._arrived.get(key, ("", event.at))
+            if version == before or not version:
+                continue
+            if version < before and not self._ordered(version, since):
+                text = f"{name} went from {before} to {version}, and nobody had said so"
+                yield Breach(event.at, self.name, text, frozenset({name, before, version}))
+            self._arrived[key] = version, event.at
 
     def _ordered(self, version: str, since: float) -> bool:
         bad = max((until for v, until in self._bad.items() if v > version), default=float("-inf"))

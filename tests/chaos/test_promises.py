@@ -424,6 +424,17 @@ def test_new_incarnation_may_begin_with_an_older_version() -> None:
     assert tale.breaches == []
 
 
+def test_replica_that_ended_and_is_listed_again_may_begin_with_an_older_version() -> None:
+    tale = Tale(1)
+    tale.publish(V2)
+    tale.move("i0", V2)
+    tale.sequences["i0"] += 1
+    tale.add(Reported(0.0, node("i0"), tale.sequences["i0"], {}))
+    tale.report("i0", AT_REST, 1.0)
+
+    assert tale.breaches == []
+
+
 def test_what_a_wiped_disk_loses_is_not_deleted_by_hydra() -> None:
     tale = Tale(2)
     tale.add(Did(0.0, Kind.WIPE, node("i0")))
