@@ -71,6 +71,10 @@ def discover(before: Discovery, reading: Reading, now: float, drop_after_s: floa
     if reading.catalog is None:
         # an agent does not tell the incarnation: what is known already stays as it was
         present = {key: instance for key, instance in present.items() if key not in before.instances}
+    elif reading.agent_ids is not None:
+        # a restored catalog lists what was deregistered since, until the agent takes it away again
+        ours = before.instances.keys() | {key for key, i in present.items() if i.id in reading.agent_ids}
+        present = {key: instance for key, instance in present.items() if key in ours}
     present |= reading.pods or {}
     for written, instance in sorted((reading.by_hand or {}).items()):
         key = InstanceKey.of(instance.service, instance.id)

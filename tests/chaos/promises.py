@@ -52,7 +52,10 @@ class _Promise:
 
 
 class NoLateRequest(_Promise):
-    """No request starts on an instance after its drain: from the flip of its view until it shows `ready`."""
+    """No request starts on an instance after its drain: from the flip of its view until it shows `ready`.
+
+    Nor is there anybody to ask once its view is gone, whatever a restored Consul lists.
+    """
 
     name = "no request after the drain"
 
@@ -69,6 +72,8 @@ class NoLateRequest(_Promise):
                 self._gone.pop(event.instance, None)
             elif event.word == "flip" and self._word.get(event.instance) == "draining":
                 self._gone.setdefault(event.instance, event.at)
+        elif isinstance(event, Viewed) and not event.version:
+            self._gone.pop(event.instance, None)
         elif isinstance(event, Asked) and (since := self._gone.get(event.instance)) is not None:
             text = f"{event.instance} got a request {event.at - since:.3f} s after its drain was over"
             yield Breach(event.at, self.name, text, event.objects)

@@ -424,6 +424,15 @@ def test_new_incarnation_may_begin_with_an_older_version() -> None:
     assert tale.breaches == []
 
 
+def test_request_to_a_replica_that_ended_is_not_late() -> None:
+    tale = Tale(2)
+    tale.leave("i0", V2)
+    tale.add(Viewed(0.0, "i0", node("i0"), ""))
+    tale.add(Asked(0.0, "i0", (), "Connection refused"))
+
+    assert tale.breaches == []
+
+
 def test_replica_that_ended_and_is_listed_again_may_begin_with_an_older_version() -> None:
     tale = Tale(1)
     tale.publish(V2)

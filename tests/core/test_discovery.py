@@ -121,6 +121,16 @@ def test_service_that_the_agent_has_and_the_catalog_lost_stays() -> None:
     assert key("places-1") in state.instances
 
 
+def test_service_that_a_restored_catalog_lists_and_the_agent_has_not_is_no_new_instance() -> None:
+    """It was deregistered since; what is known already stays until both have lost it."""
+    both = (row("places-1"), row("places-2"))
+    state = discover(Discovery(), reading(row("places-1")), 0, DROP_S)
+
+    ghost = Reading(catalog=both, agent_ids=frozenset(), by_hand={})
+
+    assert discover(state, ghost, 1, DROP_S).instances.keys() == {key("places-1")}
+
+
 def test_service_that_only_the_agent_knows_is_an_instance_while_the_catalog_is_away() -> None:
     """Created while all of Consul's servers are away: it needs its view now."""
     state = discover(Discovery(), reading(row("places-1")), 0, DROP_S)
