@@ -60,6 +60,7 @@ def all_go_on(scene: Scene) -> None:
 
 def two_replicas(scene: Scene) -> None:
     scene.publish(V1)
+    # whoever goes away while nobody can be told counts as sick until it is dropped, a minute after the return
     scene.subscribe("--max-unavailable", "2")
     scene.start("n1", "n2", by_hand=False)
     scene.await_running(V1)
