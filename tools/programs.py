@@ -102,6 +102,14 @@ PROGRAMS = {
         ),
         *(_of_kubernetes(name) for name in _KUBERNETES),
         Program(
+            "kwok",
+            "0.8.0",
+            (0, 8, 0),
+            "sigs.k8s.io/kwok/cmd/kwok",
+            version_variable="sigs.k8s.io/kwok/pkg/consts.Version",
+            group="bench",
+        ),
+        Program(
             "helm",
             "3.22.0",
             (3, 22, 0),

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from tests.bench import machine
 from tests.bench.report import Findings, Row, table, verdicts
 
-FIGURES = {1: "start_up", 2: "propagation", 3: "rollback", 4: "memory", 5: "reloads", 6: "downloads"}
+FIGURES = {
+    1: "start_up",
+    2: "propagation",
+    3: "rollback",
+    4: "memory",
+    5: "reloads",
+    6: "downloads",
+    7: "crowd",
+}
 
 
 def main(arguments: list[str]) -> None:

@@ -52,10 +52,10 @@ class ControlPlane(Cluster):
         self.programs.start("kube-apiserver", program("kube-apiserver"), *words, *more)
         until("the API server is ready", self._is_ready)
         if self._crowd:
-            # the defaults are 20 and 50 requests per second, and a node that is silent for 12 s
+            # the defaults are 20 and 50 requests per second, and 12 s of silence of a node; kwok may be slow
             fast = ("--kube-api-qps=500", "--kube-api-burst=1000", "--secure-port=0")
             for name, flags in documents.controllers(self.kubeconfig, pki, PODS).items():
-                slow = ("--node-monitor-grace-period=120s",) if name == "kube-controller-manager" else ()
+                slow = ("--node-monitor-grace-period=600s",) if name == "kube-controller-manager" else ()
                 self.programs.start(name, program(name), *flags, *fast, *slow)
 
     def kubeconfig_of(self, user: str) -> Path:
