@@ -185,12 +185,12 @@ class Node:
             self.holder.kill()
             self.holder.wait()
             self.holder = None
-        run("ip", "link", "delete", f"hk{self.number}", check=False)
+        run("ip", "link", "delete", f"{BRIDGE}-{self.number}", check=False)
         run("ip", "netns", "delete", self.netns, check=False)
 
     def _wire(self) -> None:
         """A network namespace on the bridge, which knows where the pods of the other nodes are."""
-        host, inner = f"hk{self.number}", "eth0"
+        host, inner = f"{BRIDGE}-{self.number}", "eth0"
         run("ip", "netns", "add", self.netns)
         run("ip", "link", "add", host, "type", "veth", "peer", "name", inner, "netns", self.netns)
         run("ip", "link", "set", host, "master", BRIDGE, "up")
@@ -396,7 +396,8 @@ def sweep() -> None:
     _kill_containers(FOLDERS)
     for namespace in Path("/run/netns").glob(f"{BRIDGE}-*"):
         run("ip", "netns", "delete", namespace.name, check=False)
-    run("ip", "link", "delete", BRIDGE, check=False)
+    for link in Path("/sys/class/net").glob(f"{BRIDGE}*"):
+        run("ip", "link", "delete", link.name, check=False)
     for folder in Path("/").glob(f"{FOLDERS.strip('/')}*"):
         _unmount_below(folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,8 @@
-"""A service in a pod, which reads its view and knows nothing of Hydra: `service.py PORT`.
+"""A service in a pod, which reads its view and knows nothing of Hydra: `service.py PORT [watch]`.
 
 GET / : what it has loaded of both datasets, and its name. GET /healthz: 200 once it has loaded something.
-POST /reload: load the view again; a release whose data says `refuse` is not taken. SIGTERM: ends when its
+POST /reload and SIGHUP: load the view again; a release whose data says `refuse` is not taken, and one that it
+starts with leaves it without any. `watch`: load it whenever it points elsewhere. SIGTERM: ends when its
 requests have.
 """
 
@@ -12,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -26,6 +28,22 @@ def load() -> None:
     if "refuse" in fresh.values():
         raise ValueError("this data is not for me")
     loaded.update(fresh)
+
+
+def load_if_it_can() -> None:
+    try:
+        load()
+    except (OSError, ValueError) as e:
+        print(f"keeps what it has: {e}", file=sys.stderr, flush=True)
+
+
+def keep_up() -> None:
+    seen = None
+    while True:
+        if (now := os.path.realpath(VIEW / "data")) != seen:
+            load_if_it_can()
+            seen = now
+        time.sleep(0.1)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -59,8 +77,11 @@ class Server(ThreadingHTTPServer):
 
 if __name__ == "__main__":
     if (VIEW / "data").exists():
-        load()
+        load_if_it_can()
+    if "watch" in sys.argv[2:]:
+        threading.Thread(target=keep_up, daemon=True).start()
     server = Server(("", int(sys.argv[1])), Handler)
+    signal.signal(signal.SIGHUP, lambda *_: load_if_it_can())
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     server.serve_forever()
     server.server_close()

@@ -12,24 +12,37 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from handlers.core import codec, keys
-from handlers.core.model import InstanceState, States, Subscription
+from handlers.core.model import InstanceState, States, Step, Subscription, Verdicts
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.pods import CONSUMER, DATA_READY, PREFIX
 from handlers.core.version import Version
 from hydra_cli.programs import program
-from tests.kube.cluster import HOST, Cluster, run, until
+from tests.kube.cluster import HOST, LIMIT_S, RAM_BYTES, Cluster, Failed, run, until
 from tests.kube.images import HYDRA, ROOT
+from tests.kube.lookout import Lookout
 
 V1, V2, V3 = (Version.parse(f"2026-01-0{day}T00-00-00") for day in (1, 2, 3))
 SERVER = "10.79.0.53"  # the embedded Consul's ClusterIP: there is no DNS in the test cluster
 S3_PORT = 7070
 ENVIRONMENT = "prod"
+# volumes and limits of nodes: RAM that the test cluster mounts, and downloads that can be met half-way
+NODE_CONFIG = f"""
+[volumes.disk]
+class = "DISK"
+[volumes.ram]
+class = "RAM"
+budget_bytes = {RAM_BYTES}
+[limits]
+bandwidth_bytes_s = 40_000_000
+"""
 HYDRA_COMMAND = (sys.executable, "-I", "-m", "hydra_cli.main")
 HERE = Path(__file__).resolve().parent  # of the programs that run in pods and in a node's namespaces
+HYDRA_PODS = ("daemonset/hydra-node", "deployment/hydra-planner")
 _numbers = itertools.count(1)
 
 
@@ -56,6 +69,7 @@ class Installed:
             "secrets": {"node": "hydra-s3"},
             "env": {"AWS_ENDPOINT_URL": self.s3, "AWS_REGION": "us-east-1"},
             "consul": {"embedded": True, "embeddedClusterIP": SERVER},
+            "nodeConfig": NODE_CONFIG,
             "node": {"resources": {"requests": {"cpu": "10m"}}, "maxUnavailable": 1},
             "planner": {"resources": {"requests": {"cpu": "10m"}}},
         }
@@ -73,7 +87,11 @@ class Installed:
             },
         )
         self.upgrade()
-        for what in ("daemonset/hydra-node", "deployment/hydra-planner"):
+        self.await_rollout()
+
+    def await_rollout(self) -> None:
+        """Wait until Hydra's own pods are all there, of their newest kind, and Ready."""
+        for what in HYDRA_PODS:
             self.kubectl("rollout", "status", what, "--timeout=180s")
 
     def upgrade(self, **values: Any) -> None:
@@ -85,6 +103,26 @@ class Installed:
 
     def kubectl(self, *words: str) -> str:
         return self.cluster.kubectl("-n", self.namespace, *words)
+
+    def pod(self, component: str, node: str = "") -> dict[str, Any]:
+        """One of Hydra's own pods: `node` on a node, `planner`, `consul`."""
+        where = ("--field-selector", f"spec.nodeName={node}") if node else ()
+        label = f"app.kubernetes.io/component={component}"
+        pods = self.cluster.get("pods", "-n", self.namespace, "-l", label, *where)["items"]
+        return dict(next(pod for pod in pods if "deletionTimestamp" not in pod["metadata"]))
+
+    @contextlib.contextmanager
+    def without_consul(self) -> Iterator[None]:
+        """The server refuses everybody: as if its process had ended, but it has its KV afterwards."""
+        inside = ["nsenter", f"--target={process_of(self.pod('consul'))}", "--net", "iptables", "--wait"]
+        rules = [["-p", "udp", "-j", "DROP"], ["-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset"]]
+        for rule in rules:
+            run(*inside, "-I", "INPUT", *rule)
+        try:
+            yield
+        finally:
+            for rule in rules:
+                run(*inside, "-D", "INPUT", *rule)
 
     def consul(self) -> dict[str, str]:
         """How the embedded Consul is reached from this machine, which knows the way to pods."""
@@ -190,6 +228,7 @@ class Scene:
         self.name = "reader"
         self.service = Service(f"{ENVIRONMENT}/{self.namespace}/{self.name}")
         self.channel = Channel(f"{ENVIRONMENT}/{self.namespace}/data")
+        self.words: list[str] = []  # more for the command of the service's pods
         hydra.s3_client().create_bucket(Bucket=self.namespace)
         self.cluster.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}},
@@ -202,15 +241,20 @@ class Scene:
 
     # --- data
 
-    def publish(self, version: Version, *options: str, value: str = "") -> str:
-        """Upload a version and publish it."""
-        client = self.hydra.s3_client()
-        for name in ("left", "right"):
-            body = (value or version).encode()
-            client.put_object(Bucket=self.namespace, Key=f"{name}/{version}/value", Body=body)
+    def publish(
+        self, version: Version, *options: str, value: str = "", right: str = "DISK", ballast: bytes = b""
+    ) -> str:
+        """Upload a version and publish it; `right` is the placement of one of its two datasets, `ballast` a
+        file more in the other one.
+        """
+        files = {f"{name}/{version}/value": (value or version).encode() for name in ("left", "right")}
+        files |= {f"left/{version}/ballast": ballast} if ballast else {}
+        for key, body in files.items():
+            self.hydra.s3_client().put_object(Bucket=self.namespace, Key=key, Body=body)
         template = self.cluster.folder / f"{self.namespace}.json"
         source = f"s3://{self.namespace}/%s/{{VERSION_PLACEHOLDER}}/"
-        content = {name: {"SourcePath": source % name, "Placement": "DISK"} for name in ("left", "right")}
+        placements = {"left": "DISK", "right": right}
+        content = {n: {"SourcePath": source % n, "Placement": where} for n, where in placements.items()}
         template.write_text(json.dumps(content))
         words = ("publish", str(template), "--channel", self.channel, "--version", version)
         return self.hydra.hydra(*words, *options)
@@ -244,18 +288,18 @@ class Scene:
         data = {"name": "data", "mountPath": "/data", "readOnly": True, "mountPropagation": "HostToContainer"}
         common = {"image": HYDRA, "imagePullPolicy": "Never", "env": environ}
         return {
-            "terminationGracePeriodSeconds": 10,
+            "terminationGracePeriodSeconds": 15,
             "readinessGates": [{"conditionType": DATA_READY}],
             "initContainers": [{**common, "name": "hydra-wait", "args": ["wait"], "volumeMounts": [data]}],
             "containers": [
                 {
                     **common,
                     "name": "reader",
-                    "command": ["python3", "-I", "/code/service.py", "8080"],
+                    "command": ["python3", "-I", "/code/service.py", "8080", *self.words],
                     "ports": [{"containerPort": 8080}],
                     "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
                     # EndpointSlices first: whoever still sends requests meanwhile gets answers
-                    "lifecycle": {"preStop": {"sleep": {"seconds": 3}}},
+                    "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
                     "volumeMounts": [data, {"name": "code", "mountPath": "/code"}],
                 }
             ],
@@ -265,6 +309,31 @@ class Scene:
             ],
         }
 
+    def cron_job(self, **settings: str) -> dict[str, Any]:
+        """A CronJob that is never due; its pods say which release they read, and live on."""
+        pod = self._pod()
+        reader = pod["containers"][0]
+        script = 'cat "$HYDRA_VIEW/data/left/value" && echo && exec sleep 3600'
+        job = {name: reader[name] for name in ("image", "imagePullPolicy", "env", "volumeMounts")}
+        job |= {"name": "reader", "command": ["sh", "-c", script]}
+        del pod["readinessGates"]
+        pod |= {"containers": [job], "restartPolicy": "Never"}
+        made = self.deployment(0, **settings)
+        template = {"metadata": made["spec"]["template"]["metadata"], "spec": pod}
+        made |= {"apiVersion": "batch/v1", "kind": "CronJob"}
+        made["spec"] = {"schedule": "0 0 31 2 *", "jobTemplate": {"spec": {"template": template}}}
+        return made
+
+    def said_by(self, job: str) -> str:
+        """What the pod of a job has printed."""
+        return self.cluster.kubectl(
+            "-n", self.namespace, "logs", f"job/{job}", "-c", "reader", check=False
+        ).strip()
+
+    def trust(self) -> None:
+        """Give Hydra the rights for all ways to reload, in this namespace and no other."""
+        self.hydra.upgrade(reload={"delete": [self.namespace], "exec": [self.namespace]})
+
     def deploy(self, replicas: int = 2, **settings: str) -> None:
         """The Deployment and its Service; `settings` beside `reload` over HTTP."""
         notes = {"reload": "http://:/reload", "drain_time": "1s", "deadline": "60s", **settings}
@@ -273,6 +342,13 @@ class Scene:
         self.cluster.apply(
             self.deployment(replicas, **notes), self._object("v1", "Service", self.name, spec=spec)
         )
+
+    def serve(self, replicas: int = 3, **settings: str) -> None:
+        """Publish the first version, deploy, and wait until all pods run it and get traffic."""
+        self.publish(V1)
+        self.deploy(replicas, **settings)
+        self.await_running(V1, replicas)
+        until("all pods get traffic", lambda: len(self.endpoints()) == replicas)
 
     def scale(self, replicas: int) -> None:
         self.kubectl("scale", f"deployment/{self.name}", f"--replicas={replicas}")
@@ -291,6 +367,15 @@ class Scene:
     def ready_pods(self) -> list[str]:
         """Names of those that are Ready."""
         return [p["metadata"]["name"] for p in self.pods() if condition(p, "Ready") == "True"]
+
+    def waited(self) -> float:
+        """Seconds for which the pod that waited longest waited for its view, once it could run."""
+        rows = [row for p in self.pods() for row in p["status"]["initContainerStatuses"]]
+        return max(_seconds(row["state"]["terminated"]) for row in rows)
+
+    def restarts(self) -> list[int]:
+        """How often the container of each pod was started again."""
+        return sorted(row["restartCount"] for p in self.pods() for row in p["status"]["containerStatuses"])
 
     def endpoints(self) -> list[str]:
         """Names of the pods that get traffic."""
@@ -319,8 +404,44 @@ class Scene:
         ready, states = self.ready_pods(), self.states()
         return [pod for pod in ready if pod in states and states[pod].releases == {"data": version}]
 
-    def await_running(self, version: Version, replicas: int) -> None:
-        until(f"{replicas} pods run {version}", lambda: len(self.running(version)) == replicas)
+    def await_running(self, version: Version, replicas: int, limit_s: float = LIMIT_S) -> None:
+        """Wait until so many pods are Ready and run a release, and no other is there."""
+
+        def done() -> bool:
+            return len(self.running(version)) == replicas == len(self.pods())
+
+        try:
+            until(f"{replicas} pods run {version}", done, limit_s)
+        except Failed as e:
+            raise Failed(f"{e}; {self.states()}") from None
+
+    def moving(self) -> str:
+        """Wait until a pod is out of service for its reload; its name."""
+        resting = (Step.IDLE, Step.ADMIT, Step.FILL)
+        found = until("a pod moves", lambda: [k for k, s in self.states().items() if s.step not in resting])
+        return str(found[0])
+
+    def halted(self) -> list[str]:
+        """The releases on which there is a verdict, and what it says."""
+        key = keys.verdicts(self.service)
+        entry, _ = self.hydra.kv().get(key)
+        found = codec.decode(Verdicts, entry.value, key).releases if entry else {}
+        return [f"{release}: {verdict.reason}" for release, verdict in sorted(found.items())]
+
+    def events(self, pod: Mapping[str, Any]) -> list[str]:
+        """The reasons of the Events on a pod, and what they say, oldest first."""
+        about = f"involvedObject.uid={pod['metadata']['uid']}"
+        rows = self.cluster.get("events", "-n", self.namespace, "--field-selector", about)["items"]
+        rows = sorted(rows, key=lambda row: str(row["metadata"]["creationTimestamp"]))
+        return [f"{row['reason']}: {row['message']}" for row in rows]
+
+    def why(self, pod: str) -> str:
+        """What Hydra says that a pod waits for."""
+        return self.hydra.hydra("why", self.service, pod)
+
+    def lookout(self) -> Lookout:
+        """Watches the service's pods during a block."""
+        return Lookout(self.cluster, self.namespace, f"app={self.name}")
 
     def view(self, node: str, pod: str) -> Path:
         """A pod's view on its node."""
@@ -349,7 +470,22 @@ class Scene:
         self.cluster.kubectl("delete", "namespace", self.namespace, "--wait=false")
 
 
+def _seconds(ended: Mapping[str, str]) -> float:
+    began, finished = (datetime.fromisoformat(ended[name]) for name in ("startedAt", "finishedAt"))
+    return (finished - began).total_seconds()
+
+
 def condition(pod: Mapping[str, Any], kind: str) -> str:
     """The status of a condition of a pod, empty where it has none."""
     rows = pod["status"].get("conditions") or ()
     return next((row["status"] for row in rows if row["type"] == kind), "")
+
+
+def process_of(pod: Mapping[str, Any]) -> int:
+    """A process of the pod's first container, as this machine numbers them."""
+    container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
+    for group in Path("/proc").glob("[0-9]*/cgroup"):
+        with contextlib.suppress(OSError):  # it has ended
+            if any(line.endswith(f"/{container}") for line in group.read_text().splitlines()):
+                return int(group.parent.name)
+    raise Failed(f"{pod['metadata']['name']} has no process here")

@@ -1,27 +1,43 @@
-"""A Deployment under steady traffic takes over releases, one pod at a time, and no request is lost."""
+"""A Deployment under steady traffic takes over releases one pod at a time, whatever is restarted meanwhile.
+
+The client never asks again. Nobody but Hydra takes a pod out here, so the pods that it has out at a time are
+all that there are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
 
 from handlers.core.enrolment import ORIGIN
 from tests.kube.cluster import until
-from tests.kube.stage import V1, V2, V3, Scene
+from tests.kube.stage import HYDRA_PODS, V1, V2, V3, Scene
+
+BALLAST = 160 << 20  # loaded in 4 s, as the nodes are configured
+
+
+@contextlib.contextmanager
+def undisturbed(stage: Scene) -> Iterator[None]:
+    """No request fails or sees two releases, and no more than the budget is out by Hydra, in this block."""
+    with stage.audience() as audience, stage.lookout() as lookout:
+        yield
+    assert audience.failed == []
+    assert audience.mixed == []
+    assert (lookout.most_out, lookout.deleted) == (1, set())
 
 
 def test_two_releases_and_a_rollback_are_taken_over_without_a_lost_request(
     scene: Callable[[str], Scene],
 ) -> None:
     stage = scene("rollout")
-    stage.publish(V1)
-    stage.deploy(replicas=4)
-    stage.await_ready(4)
+    stage.serve(replicas=4)
     subscription = stage.subscription()
     assert subscription is not None
     assert (subscription.origin, subscription.reload) == (ORIGIN, "http://:/reload")
-    until("all pods get traffic", lambda: len(stage.endpoints()) == 4)
 
-    with stage.audience() as audience:
+    with stage.audience() as audience, stage.lookout() as lookout:
         stage.publish(V2, "--wait", "--timeout", "180s")
         stage.await_running(V2, 4)
         stage.publish(V3, "--wait", "--timeout", "180s")
@@ -32,3 +48,68 @@ def test_two_releases_and_a_rollback_are_taken_over_without_a_lost_request(
     assert audience.failed == []
     assert audience.mixed == []
     assert audience.seen == {V1, V2, V3}
+    assert (lookout.most_out, lookout.deleted) == (1, set())
+
+
+def test_api_server_is_restarted_in_mid_rollout(scene: Callable[[str], Scene]) -> None:
+    stage = scene("api")
+    stage.serve()
+
+    with undisturbed(stage):
+        stage.publish(V2)
+        stage.moving()
+        stage.cluster.restart_api_server()
+        stage.await_running(V2, 3)
+
+
+def test_all_of_hydra_is_replaced_in_mid_rollout(scene: Callable[[str], Scene]) -> None:
+    stage = scene("upgraded")
+    stage.serve()
+
+    with undisturbed(stage):
+        stage.publish(V2)
+        stage.moving()
+        for what in HYDRA_PODS:
+            stage.hydra.kubectl("rollout", "restart", what)
+        stage.hydra.await_rollout()
+        stage.await_running(V2, 3)
+
+
+def test_download_goes_on_after_its_pod_was_killed(scene: Callable[[str], Scene]) -> None:
+    stage = scene("killed")
+    stage.serve(replicas=2)
+    ballast = os.urandom(1 << 20) * (BALLAST >> 20)
+    staging = stage.cluster.nodes["n1"].root / "volumes" / "disk" / "staging"
+
+    def loaded() -> int:
+        files = [f for f in staging.rglob("*") if f.is_file()]
+        return sum(f.stat().st_blocks * 512 for f in files)
+
+    with undisturbed(stage):
+        stage.publish(V2, ballast=ballast)
+        until("a good part of the download is there", lambda: loaded() > BALLAST // 4)
+        pod = stage.hydra.pod("node", "n1")["metadata"]["name"]
+        stage.hydra.kubectl("delete", "pod", pod, "--force", "--grace-period=0")
+        assert loaded() < BALLAST
+        stage.await_running(V2, 2)
+
+    release = stage.cluster.nodes["n1"].root / "releases" / stage.channel / V2
+    with (release / "left" / "ballast").open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").digest()
+    assert found == hashlib.sha256(ballast).digest()
+
+
+def test_dataset_in_ram_is_exchanged_like_any_other(scene: Callable[[str], Scene]) -> None:
+    stage = scene("ram")
+    stage.publish(V1, right="RAM")
+    stage.deploy(replicas=2)
+    stage.await_running(V1, 2)
+
+    with undisturbed(stage):
+        stage.publish(V2, right="RAM")
+        stage.await_running(V2, 2)
+
+    view = f"/data/views/{stage.service}"
+    for pod in stage.ready_pods():
+        read = stage.kubectl("exec", pod, "-c", "reader", "--", "readlink", "-f", f"{view}/{pod}/data/right")
+        assert read.strip() == f"/data/volumes/ram/data/{stage.channel}/{V2}/right"

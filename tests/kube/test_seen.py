@@ -1,0 +1,54 @@
+"""What people see of pods: conditions and Events in kubectl, pod names in Hydra's own commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from handlers.core.pods import DATA_READY
+from tests.kube.cluster import until
+from tests.kube.stage import V1, V2, V3, Scene, condition
+
+
+def test_pod_tells_why_it_is_out_and_what_it_runs(scene: Callable[[str], Scene]) -> None:
+    stage = scene("told")
+    stage.deploy(replicas=1)
+    until("a pod waits for its data", stage.pods)
+    name = stage.pods()[0]["metadata"]["name"]
+    until("its state is known", lambda: name in stage.states())
+    assert stage.ready_pods() == []
+    until("Hydra says why", lambda: f"channel {stage.channel} has none" in stage.why(name))
+
+    stage.publish(V1)
+    stage.await_running(V1, 1)
+    stage.publish(V2)
+    stage.await_running(V2, 1)
+
+    (pod,) = stage.pods()
+    assert condition(pod, DATA_READY) == "True"
+    status = stage.hydra.hydra("view", stage.service)
+    assert name in status
+    assert V2 in status
+    until("the reload is told", lambda: any(V2 in text for text in stage.events(pod)))
+    described = stage.kubectl("describe", "pod", name)
+    for word in ("DataReload", "DataReloaded", DATA_READY):
+        assert word in described
+
+
+def test_halt_is_a_warning_on_the_pod_that_did_not_come_back(scene: Callable[[str], Scene]) -> None:
+    stage = scene("halted")
+    stage.serve(replicas=2)
+
+    stage.publish(V3, value="refuse")
+    (halted,) = until("the rollout halts", stage.halted)
+    assert "this data is not for me" in halted
+
+    stage.await_running(V1, 2)
+    pods = {p["metadata"]["name"]: p for p in stage.pods()}
+    told = until(
+        "a pod tells of it",
+        lambda: [n for n, p in pods.items() if any("DataHalted" in text for text in stage.events(p))],
+    )
+    assert len(told) == 1
+    described = stage.kubectl("describe", "pod", told[0])
+    assert "this data is not for me" in described
+    assert "halted" in stage.hydra.hydra("status", stage.service)
