@@ -10,7 +10,6 @@ away), then to the KV. While `meta` is missing, the KV was wiped or never set up
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,20 +19,21 @@ from zlib import crc32
 
 from handlers import log, pulse
 from handlers.adapters.ledger import Ledger
-from handlers.adapters.ports import Cas, Entry, Listing, Lock
+from handlers.adapters.ports import Cas, Entry, Listing
+from handlers.alive import Alive
 from handlers.context import Context, agent_name
 from handlers.core import codec, keys
 from handlers.core.acceptance import RECOVER
 from handlers.core.discovery import Discovery, Reading, Registered, discover
 from handlers.core.errors import Conflict, HydraError, Malformed
-from handlers.core.model import FORMAT, Desired, Instance, Instances, NodeInfo, count
+from handlers.core.model import Desired, Instance, Instances, NodeInfo, count
 from handlers.core.names import InstanceKey
 from handlers.podwatch import PodReader, PodReading
 from handlers.runner import Runner, command
 
 LONGEST_BLOCK_S = 60.0
 RETRY_S = 2.0
-_INSTANCES, _NODE, _SESSION = "instances", "discovered-node", "sessions/discover"
+_INSTANCES, _NODE = "instances", "discovered-node"
 
 
 def run(ctx: Context) -> str:
@@ -103,6 +103,7 @@ class Discoverer:
     ) -> None:
         self._ctx, self._kv, self._local, self._clock = ctx, ctx.kv, ctx.local, clock
         self._pods, self._reloader = pods, reloader or Runner(("reload",), command)
+        self._alive = Alive(ctx.kv, ctx.local, ctx.node, ctx.settings.limits.alive_ttl_s)
         self._agent = ""
         self._known: Discovery | None = None
         self._versions: Mapping[str, str] = {}
@@ -131,8 +132,8 @@ class Discoverer:
         after = discover(before, world.reading, self._clock(), self._ctx.settings.limits.drop_after_s)
         document = self._take(after, (*world.alarms, *after.alarms))
         if self._pods and self._pods.reading().lost:
-            self._step_aside()
-        elif stranger := self._stay_alive(world.node):
+            self._alive.end()  # others would wait for pods here that nobody sends traffic to
+        elif stranger := self._alive.hold(world.node.entries.get(keys.alive(self._ctx.node)), self._agent):
             return stranger
         self._write(keys.instances(self._ctx.node), document, world.node)
         self._write(keys.info(self._ctx.node), codec.encode(self._info(world.node)), world.node)
@@ -211,9 +212,7 @@ class Discoverer:
             f" `hydra node forget {before}`",
             node=self._ctx.node,
         )
-        if session := _text(self._local.read(_SESSION)):
-            self._kv.destroy_session(session)
-        self._local.delete(_SESSION)
+        self._alive.end()
 
     def _read(self) -> _World:
         """Everything at once; raises rather than leave something out."""
@@ -283,38 +282,6 @@ class Discoverer:
                 there = codec.decode(NodeInfo, entry.value, entry.key).labels
         return {**(there or {}), **self._ctx.settings.labels}
 
-    def _stay_alive(self, node: Listing) -> str:
-        """Hold `alive` with a session of ours; a sentence when another machine holds it."""
-        key, session = keys.alive(self._ctx.node), self._session()
-        entry = node.entries.get(key)
-        if entry and entry.session == session:
-            return ""
-        if entry and entry.session:
-            info, _ = self._kv.get_json(f"session/info/{entry.session}", {"consistent": ""})
-            holder = str(info[0]["Node"]) if info else ""
-            if holder and holder != self._agent:
-                # both would rewrite each other's documents for ever
-                return f"writes nothing: the machine of the Consul agent {holder} has the same node name"
-            self._kv.destroy_session(entry.session)  # of a run whose disk was emptied
-        self._kv.txn([Lock(key, _alive(self._ctx.node), session)])
-        return ""
-
-    def _step_aside(self) -> None:
-        """Be dead to the others, who would wait for pods here that nobody sends traffic to."""
-        if session := _text(self._local.read(_SESSION)):
-            self._kv.destroy_session(session)
-            self._local.delete(_SESSION)
-
-    def _session(self) -> str:
-        """Our session, renewed; a new one where it has ended."""
-        session = _text(self._local.read(_SESSION))
-        if session and self._kv.renew_session(session):
-            return session
-        ttl_s = self._ctx.settings.limits.alive_ttl_s
-        session = self._kv.create_session(f"hydra alive {self._ctx.node}", ttl_s=ttl_s, behavior="delete")
-        self._local.write(_SESSION, session.encode())
-        return session
-
     def _report(self, after: Discovery, alarms: tuple[str, ...]) -> None:
         """Log what was dropped, and each set of alarms once."""
         for key in after.dropped:
@@ -372,8 +339,3 @@ def _own_version() -> dict[str, str]:
 
 def _text(raw: bytes | None) -> str:
     return (raw or b"").decode(errors="replace").strip()
-
-
-def _alive(node: str) -> bytes:
-    about = {"about": f"Node {node} is alive for as long as this key exists", "format": FORMAT, "node": node}
-    return (json.dumps(about, indent=2) + "\n").encode()
