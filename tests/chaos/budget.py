@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from tests.chaos.events import Budget, Dead, Event, InService, Instance, Reported
+from tests.chaos.events import Budget, Dead, Did, Event, InService, Instance, Reported
+from tests.chaos.schedule import Kind
 from tests.chaos.world import Breach, Reports
 
 SEEN_S = 1.0  # how old what Hydra saw of health may be
@@ -23,14 +24,20 @@ class World:
     )  # instance → node, and its state
     in_service: frozenset[str] = frozenset()
     dead: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
     budget: Budget = field(default_factory=lambda: Budget(0.0))
 
     def others(self, me: str) -> dict[str, Instance]:
-        """The instances that count beside `me`: on nodes that live, and in service now or at some time."""
+        """The instances that count beside `me`: on nodes that live, and in service now or at some time.
+
+        Not one that people have taken away, though its node may not have heard of it yet.
+        """
         return {
             name: instance
             for name, (node, instance) in self.members.items()
-            if name != me and node not in self.dead and (instance.served or name in self.in_service)
+            if name not in {me, *self.removed}
+            and node not in self.dead
+            and (instance.served or name in self.in_service)
         }
 
     def allows(self, me: str, out: frozenset[str]) -> bool:
@@ -70,6 +77,8 @@ class WithinBudget:
                 self._step(replace(self._now, at=event.at, dead=event.nodes))
             case Budget():
                 self._step(replace(self._now, at=event.at, budget=event))
+            case Did() if event.what == Kind.REMOVE:
+                self._step(replace(self._now, at=event.at, removed=self._now.removed | {event.whom}))
             case Reported() if self._reports.take(event):
                 yield from self._report(event)
 

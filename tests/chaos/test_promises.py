@@ -232,6 +232,15 @@ def test_instances_on_dead_nodes_do_not_count() -> None:
     assert tale.breaches == []
 
 
+def test_one_that_was_taken_away_does_not_count() -> None:
+    tale = Tale(3)
+    tale.add(Did(0.0, Kind.REMOVE, "i0"))
+    tale.health("i1", "i2")
+    tale.leave("i1", V2, after_s=5.0)
+
+    assert tale.breaches == []
+
+
 def test_one_that_has_never_served_does_not_count() -> None:
     tale = Tale(3)
     tale.report("i0", replace(AT_REST, served=False))
