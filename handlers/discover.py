@@ -69,14 +69,17 @@ def _listen(read: Callable[[int], int], ring: threading.Event) -> None:
 
 def _pods(ctx: Context, ring: Callable[[], None]) -> PodReader:
     """Begin to watch this node's pods."""
-    from handlers.adapters.pods import Api, Mirror, Query, pods_of
+    from handlers.adapters.errands import Errands
+    from handlers.adapters.mirror import Mirror
+    from handlers.adapters.pods import Api, Query, pods_of
     from handlers.adapters.views import Views
     from handlers.podwatch import PodWatch
 
     api = Api()
     itself = Query("v1", "nodes", selectors={"fieldSelector": f"metadata.name={ctx.node}"})
     pods, node = Mirror(api, pods_of(ctx.node), ring), Mirror(api, itself, ring)
-    watch = PodWatch(api, pods, node, Views(ctx.settings.root), ctx.settings.environment, ring)
+    views, errands = Views(ctx.settings.root), Errands(ctx.local)
+    watch = PodWatch(api, pods, node, views, errands, ctx.settings.environment, ring)
     for thread in (pods, node, watch):
         thread.start()
     return watch

@@ -17,7 +17,8 @@ from typing import Protocol
 
 from handlers import log
 from handlers.adapters.lock import cluster_lock
-from handlers.adapters.pods import About, Json, Picture
+from handlers.adapters.mirror import Picture
+from handlers.adapters.pods import About, Json
 from handlers.adapters.ports import Cas, CheckSession
 from handlers.context import Context
 from handlers.core import codec, keys
@@ -33,7 +34,7 @@ Kind = tuple[str, str]  # API, plural
 
 
 class Source(Protocol):
-    """`adapters.pods.Mirror`."""
+    """`adapters.mirror.Mirror`."""
 
     def picture(self) -> Picture: ...
 
@@ -86,7 +87,8 @@ class Wish:
 
 def run(ctx: Context) -> str:
     """Keep the subscriptions true until the process is ended; does not return. Raises `HydraError`."""
-    from handlers.adapters.pods import Api, Mirror, Query, workloads
+    from handlers.adapters.mirror import Mirror
+    from handlers.adapters.pods import Api, Query, workloads
 
     ring = threading.Event()
     api = Api()

@@ -108,10 +108,18 @@ class Moves:
         self._book.commit({key: replace(back, reason=reason, since=_now())}, self._slots.leave(key))
         self._slots.left(key)
 
-    def end(self, key: InstanceKey) -> None:
-        """The instance is gone: its state and its slot go together."""
+    def hand_over(self, key: InstanceKey, instance: Instance) -> None:
+        """It is being deleted for its reload: its place is kept for the one that comes in its stead."""
+        gone = replace(self._book.instances[key], step=Step.IDLE, reason=Reason.REPLACING.say(), since=_now())
+        self._slots.hold(key, instance)
+        self._book.commit({key: gone}, self._slots.hand_over(key))
+        self._slots.left(key)
+
+    def end(self, key: InstanceKey, *, replaced: bool = False) -> None:
+        """The instance is gone: its state and its slot go together; `replaced`: by its own reload."""
         state = self._book.instances[key]
-        self._book.commit({key: None}, self._slots.drop(key) if is_moving(state) else [])
+        give_back = self._slots.hand_over if replaced else self._slots.drop
+        self._book.commit({key: None}, give_back(key) if is_moving(state) else [])
         self._slots.left(key)
         self._later.pop(key, None)
         self._sight.forget(key)
@@ -127,6 +135,8 @@ class Moves:
                 return False
             case Do.CREATE | Do.FLIP:
                 return self._flip(case, before, answer)
+            case Do.ENTER:
+                self._enter(case, answer.state)
             case Do.ASK:
                 ask = self._ask_together if case.aim.drain else self._ask
                 return ask(case, before, answer.state)
@@ -158,6 +168,18 @@ class Moves:
             return False
         self._book.commit({case.key: answer.state}, [] if create else self._slots.fence(case.key))
         return True
+
+    def _enter(self, case: Case, state: InstanceState) -> None:
+        """A new instance is out of service as it is, so it needs no permission; it takes the place that one
+        left which was deleted, so that nobody else goes out before it is in service.
+        """
+        slots, index = self._slots.read(case.key.service)
+        left = sorted((entry.left, slot) for slot, entry in slots.out.items() if entry.left)
+        self._views.flip(case.key, case.aim.ids)
+        enter = self._slots.enter(case.key, case.instance, slots, index, {slot for _, slot in left[:1]})
+        self._book.commit({case.key: state}, enter)
+        self._slots.entered(case.key)
+        log.info("reload", "begins in place of another", instance=case.key, releases=_text(state.moving))
 
     def _ask(self, case: Case, before: InstanceState, state: InstanceState) -> bool:
         """Ask for a slot: the budget is counted anew; the transaction fails if it was changed meanwhile."""

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from handlers import log
-from handlers.adapters.pods import About, Json, Picture, Query, collection
+from handlers.adapters.errands import Errand, Errands, Kind
+from handlers.adapters.mirror import Picture
+from handlers.adapters.pods import About, Json, Query, collection
 from handlers.adapters.views import Views
-from handlers.core.errors import HydraError, Usage
+from handlers.core.errors import HydraError, Temporary, Usage
 from handlers.core.model import Instance, Ready
 from handlers.core.names import READINESS_FILE, InstanceKey
 from handlers.core.pods import (
@@ -28,6 +30,7 @@ from handlers.core.pods import (
     Owner,
     Pod,
     Shown,
+    container_of,
     gate_wanted,
     in_service,
     instance_of,
@@ -58,9 +61,13 @@ class Server(Protocol):
 
     def say(self, about: About, kind: str, reason: str, text: str) -> None: ...
 
+    def delete(self, namespace: str, pod: str, uid: str) -> None: ...
+
+    def signal(self, namespace: str, pod: str, container: str, name: str) -> None: ...
+
 
 class Source(Protocol):
-    """`adapters.pods.Mirror`."""
+    """`adapters.mirror.Mirror`."""
 
     def picture(self) -> Picture: ...
 
@@ -104,12 +111,14 @@ class PodWatch:
     pods: Source
     node: Source
     views: Views
+    errands: Errands
     environment: str
     ring: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
     _reading: PodReading = field(default_factory=PodReading)
     _owners: dict[str, str] = field(default_factory=dict)
     _told: dict[str, _Told] = field(default_factory=dict)
+    _done: dict[str, str] = field(default_factory=dict)
     _complained: str = ""
 
     def start(self) -> None:
@@ -164,6 +173,7 @@ class PodWatch:
         )
         for uid in self._told.keys() - picture.objects.keys():
             del self._told[uid]
+        self._run_errands(picture.objects)
 
     def _found(self, reading: PodReading) -> None:
         if reading != self._reading:
@@ -212,6 +222,39 @@ class PodWatch:
             slices, _ = self.server.list(Query("discovery.k8s.io/v1", "endpointslices", pod.namespace))
             told.endpoints, told.looked_at = ready_endpoints(slices).get(pod.uid, ()), self.clock()
         return in_service(pod, told.endpoints, word)
+
+    def _run_errands(self, objects: Mapping[str, Json]) -> None:
+        """What reload wants done to pods; `_done` has the container that each errand found, by its id."""
+        errands = self.errands.given()
+        self._done = {errand.id: self._done[errand.id] for errand in errands if errand.id in self._done}
+        for errand in errands:
+            value = objects.get(errand.uid)
+            if value is None:
+                self.errands.forget(errand.uid)  # it is gone
+                continue
+            try:
+                if errand.id not in self._done:
+                    self._done[errand.id] = container_of(value, errand.container)[0]
+                    self._do(errand, pod_of(value))
+                self._answer(errand, value)
+            except Temporary:
+                del self._done[errand.id]  # done again at the next look
+                raise
+            except HydraError as e:
+                self.errands.answer(errand, str(e))
+
+    def _do(self, errand: Errand, pod: Pod) -> None:
+        if errand.kind is Kind.DELETE:
+            self.server.delete(pod.namespace, pod.name, pod.uid)
+        else:
+            self.server.signal(pod.namespace, pod.name, errand.container, errand.signal)
+
+    def _answer(self, errand: Errand, value: Json) -> None:
+        """Done is a restart only when another container runs, and a deletion when the pod is no more."""
+        now, runs = container_of(value, errand.container)
+        restarted = runs and now != self._done[errand.id]
+        if errand.kind is Kind.SIGNAL or (errand.kind is Kind.RESTART and restarted):
+            self.errands.answer(errand)
 
     def _say(self, pod: Pod, fresh: News) -> None:
         """An Event on the pod; whether it arrives decides nothing."""

@@ -29,7 +29,7 @@ from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Ste
 from handlers.core.names import InstanceKey, Service
 from handlers.core.policy import RamPolicy
 from handlers.core.reasons import Reason
-from handlers.core.rollout import settled, stays
+from handlers.core.rollout import DELETE, settled, stays
 from handlers.feeds import Feeds, Seen
 from handlers.home import Home
 from handlers.moves import Moves, is_moving
@@ -152,8 +152,9 @@ class ReloadRun:
         for name in sorted(self._slots.entered_for()):
             states = {k: s for k, s in self._book.instances.items() if k.service == name}
             busy = {keys.slot_id(self._ctx.node, key) for key, s in states.items() if is_moving(s)}
+            plan = self._home.desired.services.get(name) if self._home.desired else None
             try:
-                self._slots.clean(name, busy)
+                self._slots.clean(name, busy, plan.deadline_s if plan and plan.reload == DELETE else 0.0)
             except Malformed as e:
                 log.warning("reload", "slots do not parse", service=name, error=e)
         self._loaded = True
@@ -166,7 +167,9 @@ class ReloadRun:
                 return self._moves.step(self._case(key, instance, state, plan))
             # one that goes tells nothing of a release; one that nobody subscribes keeps what it has
             reason = Reason.LEAVING.say() if instance.leaving else Reason.NO_PLAN.say()
-            if is_moving(state):
+            if is_moving(state) and plan and plan.reload == DELETE and state.step is Step.RELOAD:
+                self._moves.hand_over(key, instance)
+            elif is_moving(state):
                 self._moves.let_go(key, instance, reason)
             else:
                 self._moves.note(key, replace(state, reason=reason))
@@ -197,12 +200,22 @@ class ReloadRun:
     def _aim(self, state: InstanceState, plan: ServicePlan, verdicts: Verdicts) -> Goal:
         here = self._residents
         if state.state is Ready.WAITING:
-            return here.aim(plan, here.usable)
+            first = here.aim(plan, here.usable)
+            return self._in_place(first, state, plan, verdicts) if plan.reload == DELETE else first
         # an instance that is out does not come back for the sake of RAM
         usable = here.complete if is_moving(state) else here.usable
         found = goal(state, plan, verdicts, usable, self._home.holds)
         found = replace(found, media=self._cache.media(found.ids))
         return self._in_ram(found, state, plan) if plan.ram == RamPolicy.DRAIN_NODE else found
+
+    def _in_place(self, first: Goal, state: InstanceState, plan: ServicePlan, verdicts: Verdicts) -> Goal:
+        """What a new instance begins with where others are deleted for it: the target, if it may have it."""
+        may = not plan.paused and plan.lets_go(InstanceKey.of(state.service, state.id))
+        if not (first.releases and may):
+            return first
+        begun = replace(state, releases=first.releases, channels=first.channels)
+        found = goal(begun, plan, verdicts, self._residents.usable, self._home.holds)
+        return replace(found, media=self._cache.media(found.ids), begins=first)
 
     def _in_ram(self, found: Goal, state: InstanceState, plan: ServicePlan) -> Goal:
         """What an instance should run that is never to read from disk where RAM can have it."""

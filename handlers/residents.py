@@ -15,10 +15,10 @@ from handlers.adapters.templates import Templates
 from handlers.adapters.views import Views
 from handlers.cache import Cache
 from handlers.core.aims import Goal, start
-from handlers.core.model import Instance, InstanceState, Ready, ServicePlan
+from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Step
 from handlers.core.names import Channel, InstanceKey
 from handlers.core.reasons import Reason
-from handlers.core.rollout import Facts, advance
+from handlers.core.rollout import DELETE, Facts, advance
 from handlers.core.version import ReleaseId, Version
 from handlers.home import Home
 from handlers.moves import Moves
@@ -68,7 +68,9 @@ class Residents:
         here = self._home.here.keys()
         for key in sorted(self._book.instances.keys() - here):
             log.info("reload", "instance ended", instance=key)
-            self._moves.end(key)
+            plan, step = self._home.plan(key), self._book.instances[key].step
+            replaced = plan is not None and plan.reload == DELETE and step is Step.RELOAD
+            self._moves.end(key, replaced=replaced)
         gone = self._views.instances() - here - self._book.instances.keys()
         if gone:
             self.files()

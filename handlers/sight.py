@@ -18,7 +18,7 @@ from handlers.census import IN_SERVICE, Prober
 from handlers.core.aims import Goal, release_ids
 from handlers.core.model import Instance, InstanceState, Ready, ServicePlan, Step, Verdicts
 from handlers.core.names import Channel, InstanceKey
-from handlers.core.policy import ByHealth, Confirm, Drain, Policy, Reload, WarmUp
+from handlers.core.policy import ByHealth, Confirm, Drain, Policy, Reload, WarmUp, makes_another
 from handlers.core.rollout import Facts
 from handlers.core.version import ReleaseId
 from handlers.feeds import Feeds, Seen, Task
@@ -140,6 +140,8 @@ class Sight:
     def _work(self, case: Case, step: Step, limit_s: float) -> Callable[[], None]:
         key, instance, how = case.key, case.instance, case.policy
         warm_up = how.warm_up
+        if step is Step.FILL and makes_another(how.reload):
+            return lambda: None
         if step is Step.WARM and warm_up is not None:
             return lambda: self._services.warm_up(warm_up, key, instance, limit_s)
         return lambda: self._services.reload(how.reload, key, instance, limit_s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from handlers.adapters.kv import SessionKeeper
@@ -18,6 +19,8 @@ from handlers.core.budget import Budget, budget_of
 from handlers.core.errors import HydraError, Malformed
 from handlers.core.model import Instance, ServicePlan, SlotEntry, Slots, Subscription
 from handlers.core.names import InstanceKey, Service
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class SlotBook:
@@ -94,8 +97,16 @@ class SlotBook:
         fresh = Cas(keys.slots(key.service), codec.encode(Slots(out=out, extra=slots.extra)), index)
         return [fresh, Delete(keys.slot(self._node, key))]
 
+    def hand_over(self, key: InstanceKey) -> list[Op]:
+        """The operations that keep the place of a deleted instance for the one that comes in its stead."""
+        slots, index = self.read(key.service)
+        slot = keys.slot_id(self._node, key)
+        out = {**slots.out, slot: replace(slots.out[slot], left=_now())} if slot in slots.out else slots.out
+        fresh = Cas(keys.slots(key.service), codec.encode(Slots(out=out, extra=slots.extra)), index)
+        return [fresh, Delete(keys.slot(self._node, key))]
+
     def left(self, key: InstanceKey) -> None:
-        """The transaction with `leave` went through."""
+        """The transaction with `leave` or `hand_over` went through."""
         self._held.discard(key)
 
     def hold(self, key: InstanceKey, instance: Instance) -> None:
@@ -132,10 +143,15 @@ class SlotBook:
                     found.add(service)
         return found
 
-    def clean(self, service: Service, busy: Collection[str]) -> None:
-        """Remove entries of this node whose instances are not in the middle of a move."""
+    def clean(self, service: Service, busy: Collection[str], kept_s: float) -> None:
+        """Remove entries of this node whose instances are not in the middle of a move.
+
+        The place of one that was deleted is kept for `kept_s`: nobody may come in its stead.
+        """
         slots, index = self.read(service)
-        stale = {slot for slot, entry in slots.out.items() if entry.node == self._node and slot not in busy}
+        kept = {slot for slot, entry in slots.out.items() if entry.left and _age_s(entry.left) < kept_s}
+        own = {slot for slot, entry in slots.out.items() if entry.node == self._node}
+        stale = own - set(busy) - kept
         if stale:
             out = {slot: entry for slot, entry in slots.out.items() if slot not in stale}
             locks = [Delete(keys.slot_lock(service, slot)) for slot in sorted(stale)]
@@ -165,5 +181,19 @@ class SlotBook:
         return self._keeper.session
 
     def _entry(self, instance: Instance) -> SlotEntry:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return SlotEntry(node=self._node, instance=instance.id, incarnation=instance.incarnation, since=now)
+        return SlotEntry(
+            node=self._node, instance=instance.id, incarnation=instance.incarnation, since=_now()
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime(_TIME)
+
+
+def _age_s(when: str) -> float:
+    """Seconds since `when`, which this node wrote; what is no time, or lies ahead, is long ago."""
+    with contextlib.suppress(ValueError):
+        age_s = (datetime.now(UTC) - datetime.strptime(when, _TIME).replace(tzinfo=UTC)).total_seconds()
+        if age_s >= 0:
+            return age_s
+    return float("inf")

@@ -73,7 +73,8 @@ hydra subscribe prod/search/completion --reads 'places:format<=4 ranking:schema=
 @click.option(
     "--reload",
     help="http://:PORT/PATH, signal:HUP@pidfile:/PATH, signal:HUP@supervisor:NAME, "
-    "restart:supervisor:NAME, systemd:UNIT, none, or frozen (default: none).",
+    "restart:supervisor:NAME, systemd:UNIT, none, or frozen; of pods also delete, signal:HUP@container:NAME, "
+    "restart:container:NAME (default: none).",
 )
 @click.option("--confirm", help="health, http://:PORT/PATH#FIELD, or maps (default: health).")
 @click.option("--drain", help="check or maintenance (default: check).")
@@ -147,7 +148,7 @@ def subscribe(context: Context, /, name: str, channels: tuple[str, ...], **given
         raise Usage(f"which channels does {service} read? give --channel [ALIAS=]ENV/NAMESPACE/NAME")
     _require(kv, service, [c for c in wanted.values() if c not in old.channels.values()])
     after = replace(old, channels=wanted, tombstone=None, origin="", budget_by="", **_changes(given))
-    policy.parse(after)
+    policy.of_subscription(after)
     parse_nodes(after.nodes)
     if unknown := sorted(after.reads.aliases - wanted.keys()):
         raise Usage(f"--reads names {', '.join(unknown)}, but {service} reads {', '.join(sorted(wanted))}")

@@ -1,4 +1,4 @@
-"""The Kubernetes API: objects as they are, kept true by list and watch; conditions and events of pods.
+"""The Kubernetes API: objects as they are, watched; conditions and events of pods, and what is done to them.
 
 The only importer of `kubernetes`. One process per node pays for that import (discover, and enroll on a
 planner). Objects stay parsed JSON: building the client's typed models costs several times the memory, and
@@ -10,23 +10,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from handlers import log
 from handlers.core.errors import Conflict, Denied, HydraError, Temporary
 from handlers.core.pods import CONSUMER, DATA_READY
 
 CONNECT_S, ANSWER_S = 5.0, 15.0
 WATCH_S = 60  # of one watch; a dead connection is noticed this late at the latest
-UNSEEN_AFTER_S = 5.0  # for so long a restart of the API server changes nothing
-AWAY_S = 1.0
-REMEMBERED = 1000  # UIDs of objects that were deleted
 _MERGE = "application/strategic-merge-patch+json"
 Json = Mapping[str, Any]
 
@@ -89,7 +82,7 @@ class Api:
         else:
             config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
         settings.retries = False  # who calls decides when to try again
-        self._client = client.ApiClient(settings)
+        self._settings, self._client = settings, client.ApiClient(settings)
 
     def list(self, query: Query) -> tuple[list[Json], str]:
         """All objects, and the version from which to watch."""
@@ -149,6 +142,37 @@ class Api:
             "count": 1,
         }
         self._json("POST", collection("v1", "events", about.namespace), {}, body)
+
+    def delete(self, namespace: str, pod: str, uid: str) -> None:
+        """Delete the pod with this UID, in its own time; nothing when it is gone."""
+        with contextlib.suppress(NotThere, Conflict):  # a conflict: another pod of this name
+            body = {"preconditions": {"uid": uid}}
+            self._json("DELETE", f"{collection('v1', 'pods', namespace)}/{pod}", {}, body)
+
+    def signal(self, namespace: str, pod: str, container: str, name: str) -> None:
+        """Send a signal to process 1 of a container, by a shell in there."""
+        from kubernetes.client.exceptions import ApiException
+        from kubernetes.stream.ws_client import websocket_call
+
+        path = f"{collection('v1', 'pods', namespace)}/{pod}/exec"
+        command = ["/bin/sh", "-c", f"kill -{name} 1"]
+        words = [("container", container), ("stderr", "true"), *(("command", word) for word in command)]
+        request = self._client.param_serialize("GET", path, auth_settings=["BearerToken"])
+        _, url, headers, *_ = request
+        try:
+            shell = websocket_call(  # type: ignore[no-untyped-call]
+                self._settings, "GET", url, query_params=words, headers=headers, _preload_content=False
+            )
+            shell.run_forever(timeout=ANSWER_S)
+        except (ApiException, OSError) as e:
+            said = f"{getattr(e, 'reason', '') or e}"
+            # the client has no other sign of an answer that is not the one it wants
+            kind = Denied if said.startswith("Handshake status 4") else Temporary
+            raise kind(f"GET {path}: {said}"[:300]) from None
+        said = shell.read_all().strip() if not shell.is_open() else "no answer"
+        if shell.is_open() or shell.returncode:
+            shell.close()
+            raise HydraError(f"kill -{name} 1 in container {container}: {said}"[:300])
 
     def _json(
         self, method: str, path: str, query: Mapping[str, str], body: object = None, kind: str = ""
@@ -222,97 +246,3 @@ def _pieces(answer: Any, path: str) -> Iterator[bytes]:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What the API server has for a query; without `known` it cannot be seen now.
-
-    `ended`: UIDs of objects that it said were deleted.
-    """
-
-    known: bool = False
-    objects: Mapping[str, Json] = field(default_factory=dict)
-    ended: frozenset[str] = frozenset()
-
-
-class Mirror:
-    """A picture kept true by a thread that lists once, then watches; `ring` is called when it changed."""
-
-    def __init__(
-        self, api: Api, query: Query, ring: Callable[[], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._api, self._query, self._ring, self._clock = api, query, ring, clock
-        self._objects: dict[str, Json] = {}
-        self._ended: deque[str] = deque(maxlen=REMEMBERED)
-        self._failing_since: float | None = None
-        self._listed = False
-        self._version = ""  # from which to watch; empty: list first
-        self._lock = threading.Lock()
-
-    def start(self) -> None:
-        """Begin; the thread ends with the process."""
-        threading.Thread(target=self._run, name=f"mirror {self._query.plural}", daemon=True).start()
-
-    def picture(self) -> Picture:
-        """What is there now."""
-        with self._lock:
-            since = self._failing_since
-            away = since is not None and self._clock() - since > UNSEEN_AFTER_S
-            return Picture(self._listed and not away, dict(self._objects), frozenset(self._ended))
-
-    def _run(self) -> None:
-        while True:
-            if not self.step():
-                time.sleep(AWAY_S * random.uniform(0.5, 1.5))
-
-    def step(self) -> bool:
-        """One round, whatever comes of it; whether the server answered."""
-        try:
-            self.round()
-        except Expired:
-            self._version = ""
-        except HydraError as e:
-            self._failed(e)
-            return False
-        return True
-
-    def round(self) -> None:
-        """List if that was not done yet, or has to be done again; else watch until the server ends that."""
-        if self._version:
-            for event in self._api.watch(self._query, self._version):
-                self._take(event)
-                self._version = str(event["object"]["metadata"]["resourceVersion"])
-        else:
-            objects, version = self._api.list(self._query)
-            with self._lock:
-                self._objects = {str(value["metadata"]["uid"]): value for value in objects}
-                self._listed = True
-            self._version = version
-        self._answered()
-
-    def _take(self, event: Json) -> None:
-        value = event["object"]
-        if event["type"] != "BOOKMARK":
-            uid = str(value["metadata"]["uid"])
-            with self._lock:
-                if event["type"] == "DELETED":
-                    self._objects.pop(uid, None)
-                    self._ended.append(uid)
-                else:
-                    self._objects[uid] = value
-        self._answered()
-
-    def _answered(self) -> None:
-        with self._lock:
-            self._failing_since = None
-        self._ring()
-
-    def _failed(self, error: HydraError) -> None:
-        with self._lock:
-            first = self._failing_since is None
-            if first:
-                self._failing_since = self._clock()
-        if first:
-            log.warning("pods", f"cannot watch {self._query.plural}", error=error)
-        self._ring()

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from handlers.adapters import processes
+from handlers.adapters.errands import Errands, Kind
+from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Agent
 from handlers.core.errors import HydraError, Malformed, Timeout
 from handlers.core.model import Instance
@@ -29,6 +31,8 @@ from handlers.core.policy import (
     ByMaps,
     CommandCall,
     Confirm,
+    ContainerReload,
+    DeleteReload,
     Frozen,
     HttpReload,
     NoReload,
@@ -72,6 +76,7 @@ class Services:
     ) -> None:
         self._consul, self._root, self._supervisor_url = consul, root, supervisor_url
         self._systemd_user, self._commands = systemd_user, commands or {}
+        self._errands = Errands(LocalState(root))
 
     def listing(self, consul_name: str, *, after: int = 0, wait_s: float = 0) -> tuple[list[Any], int]:
         """All instances of a Consul service with their checks, and the index to block on.
@@ -130,6 +135,11 @@ class Services:
                 from handlers.adapters.systemd import Systemd
 
                 Systemd(limit_s, self._systemd_user).reload(_filled(unit, key))
+            case DeleteReload():
+                self._errand(instance, Kind.DELETE, limit_s)
+            case ContainerReload(container, name, restart):
+                kind = Kind.RESTART if restart else Kind.SIGNAL
+                self._errand(instance, kind, limit_s, container=container, signal=name)
             case NoReload() | Frozen():
                 return
 
@@ -155,6 +165,11 @@ class Services:
             "HYDRA_INSTANCE": instance.id,
             "HYDRA_ADDRESS": f"{instance.address or '127.0.0.1'}:{instance.port}",
         }
+
+    def _errand(self, instance: Instance, kind: Kind, limit_s: float, **more: str) -> None:
+        if instance.health != BY_KUBERNETES:
+            raise HydraError(f"{kind} of its pod: it is no pod")
+        self._errands.give(instance.incarnation, kind, limit_s, **more)
 
     def _supervisor(self, limit_s: float) -> Supervisor:
         # most runs of reload never need it, and start faster without

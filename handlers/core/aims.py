@@ -22,7 +22,8 @@ class Goal:
 
     `drain`: the numbers, when the node's users of RAM have to be out together for it (`drain-node`).
     `awaits_ram`: it stays out until RAM has it. `channels` are those of `releases`: an alias may be given
-    another channel, which names its versions alike.
+    another channel, which names its versions alike. `begins`: of a new instance that takes the place of one
+    that was deleted for its reload, what it would begin with otherwise, and goes back to when it fails.
     """
 
     releases: Mapping[str, Version]
@@ -31,6 +32,7 @@ class Goal:
     channels: Mapping[str, Channel] = field(default_factory=dict)
     drain: str = ""
     awaits_ram: bool = False
+    begins: Goal | None = None
 
     @staticmethod
     def of(releases: Mapping[str, ReleaseId], reason: str = "") -> Goal:

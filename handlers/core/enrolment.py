@@ -117,7 +117,7 @@ def enrolment(workload: Json, environment: str, budgets: Iterable[Json] = ()) ->
     stuck = "" if given.keys() & _BUDGET else _by_disruption(given, workload, budgets)
     subscription = Subscription(channels=channels, origin=ORIGIN, **given)
     parse_nodes(subscription.nodes)
-    if policy.parse(subscription).drain is policy.Drain.MAINTENANCE:
+    if policy.of_subscription(subscription).drain is policy.Drain.MAINTENANCE:
         raise Usage(f"annotation {PREFIX}drain: maintenance is Consul's; pods drain by check")
     return Enrolment(service, subscription, stuck)
 

@@ -95,6 +95,14 @@ def pod_of(value: Json) -> Pod:
     )
 
 
+def container_of(value: Json, name: str) -> tuple[str, bool]:
+    """The id of the pod's container called `name`, and whether it runs; empty while there is none."""
+    for row in (value.get("status") or {}).get("containerStatuses") or ():
+        if row["name"] == name:
+            return str(row.get("containerID", "")), "running" in (row.get("state") or {})
+    return "", False
+
+
 def owner_of(value: Json) -> Owner | None:
     """The controller of an object of the API."""
     for row in value["metadata"].get("ownerReferences") or ():

@@ -4,6 +4,8 @@
               signal:HUP@pidfile:/run/places-{id}.pid      signal:HUP@supervisor:places-{id}
               restart:supervisor:places-{id}
               systemd:places@{id}.service        reload the unit, or restart it where it cannot reload
+              delete                 its pod is deleted; the one that comes instead begins with the release
+              signal:HUP@container:NAME, restart:container:NAME      of its pod, in place
               none                   the service watches `..data` itself
               frozen                 an instance keeps what it started with until it ends
     confirm   health                 it is in service again
@@ -27,14 +29,16 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from handlers.core.errors import Usage
+from handlers.core.model import Subscription
 
 SIGNALS = ("HUP", "USR1", "USR2", "TERM", "INT", "WINCH")
-LATER = ("command:", "delete")
+LATER = ("command:",)
 _Word = TypeVar("_Word", bound=StrEnum)
 _URL = re.compile(r"http://(?P<host>localhost|127\.0\.0\.1)?:(?P<port>\d{0,5})(?P<path>/[^\s#]*)")
 _PROGRAM = re.compile(r"(?:[A-Za-z0-9_.:-]|\{id\})+")
 _UNIT = re.compile(r"(?!-)(?:[A-Za-z0-9_.:@-]|\{id\})+\.service")
 _PIDFILE = re.compile(r"/(?:[^\s{}]|\{id\})+")
+_CONTAINER = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _COMMAND = re.compile(r"[A-Za-z0-9_-]+")
 _FIELD = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
@@ -70,6 +74,20 @@ class SignalReload:
 
 
 @dataclass(frozen=True)
+class ContainerReload:
+    """Send a signal to process 1 of a container of the pod; `restart`: TERM, and wait for the next one."""
+
+    container: str
+    signal: str = "TERM"
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class DeleteReload:
+    """Delete the pod: an instance is never given other data, another one takes its place."""
+
+
+@dataclass(frozen=True)
 class RestartReload:
     """Restart a program of supervisord and wait until it runs."""
 
@@ -93,7 +111,13 @@ class Frozen:
     """An instance is never moved while it lives."""
 
 
-Reload = HttpReload | SignalReload | RestartReload | SystemdReload | NoReload | Frozen
+PodReload = ContainerReload | DeleteReload
+Reload = HttpReload | SignalReload | RestartReload | SystemdReload | PodReload | NoReload | Frozen
+
+
+def makes_another(reload: Reload) -> bool:
+    """Whether a pod gets another process for other data: the one that waited for its view needs no call."""
+    return isinstance(reload, DeleteReload) or (isinstance(reload, ContainerReload) and reload.restart)
 
 
 @dataclass(frozen=True)
@@ -178,6 +202,17 @@ def parse(texts: Texts) -> Policy:
     )
 
 
+def of_subscription(subscription: Subscription) -> Policy:
+    """The same of a subscription, which says as well in which order instances move; raises `Usage`."""
+    found = parse(subscription)
+    if isinstance(found.reload, DeleteReload) and (subscription.canaries or subscription.check):
+        raise Usage(
+            "reload 'delete' lets other instances take the place of those that are there, so none of these "
+            "can go first: leave out canaries and check"
+        )
+    return found
+
+
 def parse_reload(text: str) -> Reload:
     """How an instance is told to load what its view points to; raises `Usage`."""
     if text.startswith(LATER):
@@ -187,12 +222,14 @@ def parse_reload(text: str) -> Reload:
             return NoReload()
         case ["frozen"]:
             return Frozen()
+        case ["delete"]:
+            return DeleteReload()
         case ["http", _]:
             return HttpReload(parse_url(text, "reload"))
         case ["signal", rest]:
             return _signal(text, rest)
-        case ["restart", rest] if rest.startswith("supervisor:"):
-            return RestartReload(_program(text, rest.removeprefix("supervisor:")))
+        case ["restart", rest] if rest.startswith(("container:", "supervisor:")):
+            return _restart(text, rest)
         case ["systemd", unit] if _UNIT.fullmatch(unit):
             return SystemdReload(unit)
         case ["systemd", unit]:
@@ -201,7 +238,8 @@ def parse_reload(text: str) -> Reload:
             )
     raise Usage(
         f"reload {text!r} is none of http://:PORT/PATH, signal:NAME@pidfile:/PATH, "
-        "signal:NAME@supervisor:NAME, restart:supervisor:NAME, systemd:UNIT, none, frozen"
+        "signal:NAME@supervisor:NAME, restart:supervisor:NAME, systemd:UNIT, delete, "
+        "signal:NAME@container:NAME, restart:container:NAME, none, frozen"
     )
 
 
@@ -243,16 +281,33 @@ def _word(kind: type[_Word], what: str, text: str) -> _Word:
         raise Usage(f"{what} {text!r} is none of {', '.join(kind)}") from None
 
 
-def _signal(text: str, rest: str) -> SignalReload:
+def _signal(text: str, rest: str) -> SignalReload | ContainerReload:
     name, _, where = rest.partition("@")
     if name not in SIGNALS:
         raise Usage(f"reload {text!r}: signal {name!r} is none of {', '.join(SIGNALS)}")
     kind, _, target = where.partition(":")
     if kind == "supervisor":
         return SignalReload(name, program=_program(text, target))
+    if kind == "container":
+        return ContainerReload(_container(text, target), name)
     if kind == "pidfile" and _PIDFILE.fullmatch(target):
         return SignalReload(name, pidfile=target)
-    raise Usage(f"reload {text!r} must go on with @pidfile:/ABSOLUTE/PATH or @supervisor:NAME")
+    raise Usage(
+        f"reload {text!r} must go on with @pidfile:/ABSOLUTE/PATH, @supervisor:NAME or @container:NAME"
+    )
+
+
+def _restart(text: str, rest: str) -> RestartReload | ContainerReload:
+    kind, _, target = rest.partition(":")
+    if kind == "container":
+        return ContainerReload(_container(text, target), restart=True)
+    return RestartReload(_program(text, target))
+
+
+def _container(text: str, name: str) -> str:
+    if not _CONTAINER.fullmatch(name):
+        raise Usage(f"reload {text!r}: {name!r} is not the name of a container")
+    return name
 
 
 def _program(text: str, name: str) -> str:

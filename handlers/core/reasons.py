@@ -50,6 +50,7 @@ class Reason(StrEnum):
     CANNOT_SEE = "waits: its own health cannot be seen, and its deadline waits as well"
     SUPERSEDED = "goes on to the newest target"
     RELOADING = "loads what its view points to"
+    REPLACING = "its pod is being deleted, so that another one with the new release takes its place"
     CONFIRMING = "waits for its confirmation: {seen}"
     WARMING = "warms up: {how}"
     NOT_WARM = "its warm-up failed: {error}"

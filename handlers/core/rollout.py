@@ -25,6 +25,7 @@ from handlers.core.reasons import Reason
 from handlers.core.version import ReleaseId, Version
 
 DRAIN_NODE = "drain-node"  # policy.RamPolicy
+DELETE = "delete"  # policy.DeleteReload
 
 
 def settled(state: InstanceState, aim: Goal) -> bool:
@@ -68,6 +69,7 @@ class Do(Enum):
 
     NOTHING = "nothing"
     CREATE = "create the view"
+    ENTER = "create the view, and enter as one that is out for a reload"
     ASK = "ask for a slot"
     FLIP = "flip the view"
     CALL = "call the reload"
@@ -94,7 +96,7 @@ def advance(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan, fr
         case Step.DRAIN:
             return _drain(state, aim, facts, plan)
         case Step.FLIP:
-            return _flip(state, aim)
+            return _flip(state, aim, plan)
         case Step.RELOAD:
             return _reload(state, aim, facts, plan)
         case Step.CONFIRM:
@@ -110,6 +112,9 @@ def advance(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan, fr
 def _begin(state: InstanceState, aim: Goal) -> Next:
     if not aim.releases:
         return Next(Do.NOTHING, replace(state, reason=aim.reason))
+    if aim.begins:
+        begun = replace(state, releases=aim.begins.releases, channels=aim.begins.channels, media=aim.media)
+        return Next(Do.ENTER, replace(_ready(begun, Reason.RETURNING.say()), moving=aim.releases))
     ready = replace(state, state=Ready.READY, step=Step.FILL, reason=Reason.FIRST.say())
     return Next(Do.CREATE, replace(ready, releases=aim.releases, channels=aim.channels, media=aim.media))
 
@@ -173,13 +178,19 @@ def _drain(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> 
     return Next(Do.NOTHING, replace(state, step=Step.FLIP, reason=Reason.RELOADING.say()))
 
 
-def _flip(state: InstanceState, aim: Goal) -> Next:
+def _flip(state: InstanceState, aim: Goal, plan: ServicePlan) -> Next:
     if aim.releases != state.moving:
         return Next(Do.NOTHING, _out(state, aim, Step.FLIP, Reason.SUPERSEDED.say()))
+    if plan.reload == DELETE:
+        # its process never sees other data: the view of the one that comes instead is made with it
+        return Next(Do.NOTHING, replace(state, step=Step.RELOAD, reason=Reason.REPLACING.say()))
     return Next(Do.FLIP, replace(state, step=Step.RELOAD, media=aim.media, reason=Reason.RELOADING.say()))
 
 
 def _reload(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) -> Next:
+    if plan.reload == DELETE and facts.view == state.moving:
+        # on its way back without having been deleted
+        return Next(Do.NOTHING, replace(state, step=Step.CONFIRM, reason=Reason.RETURNING.say()))
     if facts.called is None:
         return Next(Do.CALL, state)
     if _superseded(state, aim, facts):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from handlers.adapters.pods import UNSEEN_AFTER_S, Expired, Json, Mirror, Query, collection, pods_of
+from handlers.adapters.mirror import UNSEEN_AFTER_S, Mirror
+from handlers.adapters.pods import Expired, Json, Query, collection, pods_of
 from handlers.core.errors import HydraError, Temporary
 
 PODS = pods_of("n1")

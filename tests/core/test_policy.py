@@ -17,6 +17,9 @@ from handlers.core.model import ServicePlan, Subscription
         ("signal:USR1@supervisor:g:p-{id}", policy.SignalReload("USR1", program="g:p-{id}")),
         ("restart:supervisor:places", policy.RestartReload("places")),
         ("systemd:places@{id}.service", policy.SystemdReload("places@{id}.service")),
+        ("delete", policy.DeleteReload()),
+        ("signal:HUP@container:reader", policy.ContainerReload("reader", "HUP")),
+        ("restart:container:reader", policy.ContainerReload("reader", restart=True)),
         ("none", policy.NoReload()),
         ("frozen", policy.Frozen()),
     ],
@@ -61,6 +64,9 @@ def test_confirm_text_is_understood(text: str, meaning: policy.Confirm) -> None:
         "restart:places",
         "restart:supervisor:",
         "restart:supervisor:{node}",
+        "restart:container:",
+        "signal:HUP@container:A b",
+        "delete:now",
         "systemd:",
         "systemd:--now.service",
         "systemd:places.timer",
@@ -71,7 +77,7 @@ def test_wrong_reload_text_is_refused(text: str) -> None:
         policy.parse_reload(text)
 
 
-@pytest.mark.parametrize("text", ["command:swap", "delete"])
+@pytest.mark.parametrize("text", ["command:swap"])
 def test_reload_of_a_later_version_says_so(text: str) -> None:
     with pytest.raises(Usage, match="not supported by this version"):
         policy.parse_reload(text)
@@ -111,3 +117,9 @@ def test_wrong_word_names_its_field(field: str, text: str) -> None:
 )
 def test_url_is_that_of_the_instance(url: policy.Url, address: str, whole: str) -> None:
     assert url.at(address, 70) == whole
+
+
+@pytest.mark.parametrize("order", [{"canaries": 1}, {"check": "http://:/healthz"}])
+def test_nobody_goes_first_where_instances_are_deleted(order: dict[str, object]) -> None:
+    with pytest.raises(Usage, match="none of these can go first"):
+        policy.of_subscription(Subscription(reload="delete", **order))  # type: ignore[arg-type]

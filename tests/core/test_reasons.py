@@ -10,7 +10,8 @@ import pytest
 from handlers.core.reasons import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
-ELSEWHERE = {Reason.LEAVING}  # there is no kubelet here to delete a pod: tests/handlers/test_reload.py
+# there is no kubelet here to delete a pod: tests/handlers/test_reload.py, test_reload_delete.py
+ELSEWHERE = {Reason.LEAVING, Reason.REPLACING}
 FACTS = dict.fromkeys(
     [name for reason in Reason for name in re.findall(r"{(\w+)[^}]*}", reason.value)], "fact"
 ) | {"seconds": 3.0}  # fmt: skip

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from handlers.adapters.local import LocalState
-from handlers.adapters.pods import About, Picture
+from handlers.adapters.mirror import Picture
+from handlers.adapters.pods import About
 from handlers.adapters.ports import CheckSession, Lock
 from handlers.context import Context
 from handlers.core import codec, keys

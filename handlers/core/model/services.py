@@ -115,12 +115,16 @@ class Verdicts(Doc):
 
 @dataclass(frozen=True, kw_only=True)
 class SlotEntry(Part):
-    """One instance that is out of service for a reload; outlives the session that made it."""
+    """One instance that is out of service for a reload; outlives the session that made it.
+
+    `left`: it was deleted for its reload, and its place is kept since then for the one that comes instead.
+    """
 
     node: str
     instance: str
     incarnation: str
     since: str = ""
+    left: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
