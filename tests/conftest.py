@@ -8,6 +8,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from handlers.adapters.kv import ConsulKV
 from hydra_cli.programs import program
@@ -21,24 +23,30 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("busy"), derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "busy")
 
+ON_CLUSTERS = "clusters"
+_WHOLE_CLUSTERS = {"tests/faults/test_rollouts.py", "tests/faults/test_stability.py"}
 _FOREIGN = ("CONSUL_", "AWS_", "HYDRA_")
 _KEPT = ("HYDRA_CACHE",)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several workers (`make test`) one has all tests on clusters, the longest part; others go by file."""
-    for item in items:
-        place = item.path.relative_to(Path(__file__).parent)
-        group = "clusters" if _is_on_a_cluster(item) else str(place)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: not _is_on_a_cluster(item))
+    """What starts nodes first: with several workers (`make test`) it is the longest part."""
+    items.sort(key=lambda item: _group(item.nodeid) != ON_CLUSTERS)
 
 
-def _is_on_a_cluster(item: pytest.Item) -> bool:
-    """Whether it is of those that start nodes: two clusters at once would be in each other's way."""
-    names = getattr(item, "fixturenames", ())
-    return "shipped_cluster" in names or Path(__file__).parent / "e2e" in item.path.parents
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """One worker has all tests on clusters, which would be in each other's way; others go by file."""
+    return _Scheduling(config, log)
+
+
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
+
+
+def _group(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return ON_CLUSTERS if file.startswith("tests/e2e/") or file in _WHOLE_CLUSTERS else file
 
 
 @pytest.fixture(autouse=True, scope="session")
