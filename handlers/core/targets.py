@@ -108,9 +108,10 @@ def alias_plan(case: Case) -> tuple[AliasPlan, list[Alarm]]:
     if wanted is not None and (why := case.barred(wanted)):
         target = case.newest(case.proven) or case.newest(_older(case.channel, wanted))
         held = problem or f"{wanted} is {why}, and there is nothing else to run"
-    elif wanted is not None and (passed := case.passed(wanted)):
+    elif wanted is not None and (why := case.passed(wanted)):
         target = case.newest(_older(case.channel, wanted))
-        held = problem or f"{passed}, and there is nothing else to run"
+        held = problem or f"{why}, and there is nothing else to run"
+        passed = "" if problem else why  # what merely was the target is not what is wanted
     if target is not None:
         held = _halted(case, target, last)
     start = _start(case, target, last if problem else None)

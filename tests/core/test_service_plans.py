@@ -226,6 +226,18 @@ class TestLabels:
         )
         assert rid(2) in cluster.held()
 
+    def test_while_the_head_is_lost_the_second_plan_is_the_first(self, cluster: Cluster) -> None:
+        cluster.subscribe(reads="format>=5")
+        cluster.run()
+        assert cluster.alias().target == v(3)
+
+        cluster[keys.head(PLACES)] = v(9).encode()  # no release of the channel
+        cluster.subscribe(reads="format<=4")
+        cluster.run()
+
+        assert (cluster.alias().target, cluster.alias().passed) == (v(2), "")
+        assert cluster.plan().changed == ()
+
     def test_instances_of_old_and_new_code_each_get_what_they_read(self, cluster: Cluster) -> None:
         cluster.subscribe()
         cluster.node("n1", COMPLETE, reads="format<=4")
