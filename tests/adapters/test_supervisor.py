@@ -54,9 +54,11 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 
 def running(supervisor: Supervisor, name: str) -> int:
+    """The process of a program, once it is that: before, a signal would reach a copy of supervisord only."""
     try:
-        return supervisor.pid(name)
-    except Temporary:
+        pid = supervisor.pid(name)
+        return pid if pid and Path(f"/proc/{pid}/comm").read_text().strip() == "sleep" else 0
+    except (Temporary, FileNotFoundError):
         return 0
 
 
