@@ -97,6 +97,8 @@ def measure(rounds: int = ROUNDS, scale: float = 1.0) -> Findings:
         ]
         for number in range(-WARM, rounds):
             for case in cases:
+                name = f"round {number + 1} of {rounds}" if number >= 0 else "a round that does not count"
+                print(f"figure 6: {name}: {case.what}", file=sys.stderr, flush=True)
                 _round(case, consul, number)
     return _findings(cases, judged=scale == 1.0)
 
