@@ -113,7 +113,7 @@ def test_ctrl_c_while_waiting_ends_at_once_with_130_and_keeps_the_release(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
 
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert out.startswith("published 2026-01-01T00-00-00")
     assert err.splitlines()[-1] == "error: interrupted"
 

@@ -184,11 +184,11 @@ def test_foreign_objects_are_in_the_way(bench: Bench) -> None:
 @pytest.mark.timeout(400)  # six processes one after the other, on a machine that does other things
 def test_a_killed_push_goes_on_where_it_was(bench: Bench, s3: S3) -> None:
     """`kill -9` five times, each when a little more has arrived; what arrived is not sent again."""
-    body = os.urandom(160 * MIB)
+    body = os.urandom(480 * MIB)  # far more than a push can send between two looks
     bench.file("big", body)
     for number in range(60):
         bench.file(f"small/{number:02}", os.urandom(1000))
-    options = ["--version", v(1), "--streams", "2", "-o", "json"]
+    options = ["--version", v(1), "--streams", "1", "-o", "json"]
     command = [*HYDRA, "push", str(bench.folder), bench.target, *options]
     environ = {**os.environ, **s3.environment(), "HOME": str(bench.desk.folder)}
     chance, arrived = random.Random(4), list[int]()
