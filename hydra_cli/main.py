@@ -126,12 +126,20 @@ class Hydra(Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as e:  # a mistake of ours: in one line, in full when asked
+            if _follows_an_interrupt(e):
+                return fail(context, "interrupted", "Interrupted", EXIT_INTERRUPTED)
             if context.environ.get("HYDRA_DEBUG"):
                 raise
             return fail(
                 context, f"{type(e).__name__}: {e} (a defect; HYDRA_DEBUG=1 shows where)", "Defect", 1
             )
         return result if isinstance(result, int) else 0
+
+
+def _follows_an_interrupt(error: BaseException) -> bool:
+    """Whether it came up on the way out after Ctrl-C: locks of `threading`, for one, do not expect that."""
+    before = error.__context__
+    return before is not None and (isinstance(before, KeyboardInterrupt) or _follows_an_interrupt(before))
 
 
 def fail(context: Context, text: str, kind: str, code: int) -> int:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ def test_every_error_of_ours_ends_with_its_exit_code(
 def test_interrupt_ends_with_130(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
+
+    monkeypatch.setattr(desk.kv, "list", interrupt)
+
+    assert desk.run("channel", "list").code == 130
+
+
+def test_interrupt_that_breaks_a_lock_ends_so_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            threading.Lock().release()  # as leaving a condition does whose wait was interrupted
 
     monkeypatch.setattr(desk.kv, "list", interrupt)
 
