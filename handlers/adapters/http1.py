@@ -96,8 +96,10 @@ class _Secure:
         """All records that are here already, up to a full `view`: each is one step of Python."""
         got, size = 0, len(view)
         try:
-            while got < size:
-                got += int(self._tls.read(size - got, view[got:]))
+            # 0 is an orderly end
+            while got < size and (count := int(self._tls.read(size - got, view[got:]))):
+                got += count
+            self._ended = got < size
         except ssl.SSLWantReadError:
             return got
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):

@@ -40,6 +40,7 @@ class Server:
         self.port = self._listening.getsockname()[1]
         self.connections = 0
         self.send = len(BODY)
+        self.says_goodbye = False
         self.hang = threading.Event()
         self.hang.set()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -71,6 +72,8 @@ class Server:
                     secure.sendall(BODY[start : min(end + 1, self.send)])
                     if self.send < end + 1:
                         self.hang.wait(60)
+                        if self.says_goodbye:
+                            secure.unwrap()
                         return
         except OSError:
             return
@@ -105,8 +108,10 @@ def test_ranges_arrive_over_one_connection(authority: Path, server: Server) -> N
     assert server.connections == 1
 
 
-def test_a_cut_answer_is_temporary(authority: Path, server: Server) -> None:
-    server.send = 2_000_000
+@pytest.mark.parametrize("sent", [0, 1000, 2_000_000])
+@pytest.mark.parametrize("says_goodbye", [False, True])
+def test_a_cut_answer_is_temporary(says_goodbye: bool, sent: int, authority: Path, server: Server) -> None:
+    server.send, server.says_goodbye = sent, says_goodbye
 
     with pytest.raises(Temporary, match="s3://bucket/x: the answer broke off"):
         read(objects(server, authority / "consul-agent-ca.pem"))
