@@ -10,6 +10,7 @@ from hydra_cli.dev.cluster import Cluster
 from tests import servers
 from tests.e2e import evidence
 from tests.e2e.scene import Scene
+from tests.e2e.standing import three_nodes
 
 # Graces and pauses that tests wait for; what guards against a slow machine stays as `hydra dev` has it.
 QUICK = {"unused_grace_s": 1, "idle_grace_s": 1, "plan_pause_s": 0.5, "drop_after_s": 2, "retry_s": 1}
@@ -27,15 +28,8 @@ def shared_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]:
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory, shared_s3: servers.S3) -> Iterator[Cluster]:
     """Three nodes for all tests that leave the cluster as it was."""
-    cluster = Cluster(tmp_path_factory.mktemp("shared"), nodes=3, limits=QUICK)
-    try:
-        with pytest.MonkeyPatch.context() as patch:  # the cluster takes the S3 that its maker names
-            for name, value in shared_s3.environment().items():
-                patch.setenv(name, value)
-            cluster.up()
+    with three_nodes(tmp_path_factory.mktemp("shared"), shared_s3, QUICK) as cluster:
         yield cluster
-    finally:
-        cluster.down()
 
 
 @pytest.fixture

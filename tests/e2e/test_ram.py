@@ -10,7 +10,8 @@ import pytest
 from handlers.core.reasons import Reason
 from hydra_cli.dev.demo.sight import Replica
 from tests.e2e.scene import V1, V2, V3, Scene, until
-from tests.e2e.test_why import await_why, frozen
+from tests.e2e.standing import frozen
+from tests.e2e.test_why import await_why
 
 pytestmark = pytest.mark.timeout(600)
 BIG = 6 * 1024**2

@@ -6,7 +6,6 @@ import contextlib
 import json
 import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Self
@@ -24,6 +23,7 @@ from hydra_cli.dev.demo.sight import Replica
 from hydra_cli.dev.ports import free_port
 from tests import servers
 from tests.e2e.scene import V1, V2, V3, V4, Scene, until
+from tests.e2e.standing import frozen
 
 pytestmark = pytest.mark.timeout(600)
 RELOADERS = ("reload", "resync")  # what the command lines of all that runs reload end with
@@ -86,20 +86,6 @@ class Recorder:
                 for key, entry in listing.entries.items():
                     states = codec.decode(States, entry.value, key).instances.values()
                     self._said |= {s.reason for s in states if s.service == self._scene.service}
-
-
-@contextlib.contextmanager
-def frozen(scene: Scene, node: str, program: str) -> Iterator[None]:
-    """The processes of a program of a node stand still for the block."""
-    found = [process for process in scene.programs(node) if program in scene.command(process)]
-    assert found, f"nothing like {program} runs on {node}"
-    for process in found:
-        process.send(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in found:
-            process.send(signal.SIGCONT)
 
 
 def test_instance_that_begins_says_what_it_waits_for(scene: Scene) -> None:

@@ -13,6 +13,7 @@ from hydra_cli.dev.cluster import Cluster
 from tests import servers
 from tests.e2e.conftest import pytest_runtest_makereport, short  # noqa: F401 - the hook is found by its name
 from tests.e2e.scene import Scene
+from tests.e2e.standing import three_nodes
 from tests.faults.field import Field
 from tests.faults.server import FaultyS3
 
@@ -40,15 +41,8 @@ def shipped_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]
 @pytest.fixture(scope="session")
 def shipped_cluster(tmp_path_factory: pytest.TempPathFactory, shipped_s3: servers.S3) -> Iterator[Cluster]:
     """Three nodes with the limits that Hydra is shipped with. Whoever harms it mends it."""
-    cluster = Cluster(tmp_path_factory.mktemp("shipped"), nodes=3, limits=asdict(Limits()))
-    try:
-        with pytest.MonkeyPatch.context() as patch:  # the cluster takes the S3 that its maker names
-            for name, value in shipped_s3.environment().items():
-                patch.setenv(name, value)
-            cluster.up()
+    with three_nodes(tmp_path_factory.mktemp("shipped"), shipped_s3, asdict(Limits())) as cluster:
         yield cluster
-    finally:
-        cluster.down()
 
 
 @pytest.fixture

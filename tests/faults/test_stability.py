@@ -6,11 +6,9 @@ that would go on for longer than the time in which all must be well again: `resy
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from hydra_cli.dev.access import PLANNER_NODE
 from hydra_cli.dev.demo.sight import Replica
 from tests import servers
 from tests.e2e.scene import V1, V2, Scene, until
+from tests.e2e.standing import frozen
 
 pytestmark = pytest.mark.timeout(600)
 OUTAGE_S = 30.0  # `consul watch` tries again after 5, 25 and 70 s
@@ -71,20 +70,6 @@ def converges(scene: Scene, since: float) -> None:
     scene.publish(V2)
     scene.await_running(V2)
     assert time.monotonic() - since <= CONVERGED_S
-
-
-@contextlib.contextmanager
-def frozen(scene: Scene, node: str) -> Iterator[None]:
-    """All of Hydra on a node, or the planner, stands still."""
-    processes = scene.programs(node)
-    assert processes
-    for process in processes:
-        process.send(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.send(signal.SIGCONT)
 
 
 def test_c2_while_all_consul_servers_are_away_services_go_on_and_soon_after_all_is_well(scene: Scene) -> None:
