@@ -26,7 +26,7 @@ from handlers.core.world import ChannelFacts
 from hydra_cli import data_template, publish_source
 from hydra_cli.change import Edit, require_environment
 from hydra_cli.context import Context
-from hydra_cli.data_template import TemplateDataset
+from hydra_cli.data_template import Template, TemplateDataset
 from hydra_cli.options import WRITES, command
 from hydra_cli.output import Block, Cell, Line, Table, Tone, size
 from hydra_cli.publish import channel_named
@@ -123,13 +123,15 @@ def import_channel(
 ) -> None:
     """Make releases of the versions that lie on S3 already, so that a channel begins with its history.
 
-    SOURCE is as in a data template, with {VERSION_PLACEHOLDER}; --template names several datasets. The newest
+    SOURCE is as in a data template, with {VERSION_PLACEHOLDER}; --template names several datasets, and labels
+    that all of these releases get. The newest
     complete versions become releases, oldest first, and only the last one is announced as the head. A dataset
     of its own rhythm gets its newest version of that time. What is published already stays as it is; an
     interrupted import is continued by running it again.
     """
     channel = channel_named(context, named, release)
-    datasets = _datasets(source, template, dataset, placement)
+    said = _template(source, template, dataset, placement)
+    datasets = said.datasets
     kv = context.kv(channel.env)
     require_environment(kv, channel.env)
     check_classes(kv, datasets)
@@ -143,7 +145,7 @@ def import_channel(
     }
     for number, version in enumerate(wanted, 1):
         context.screen.note(f"{version} ({number} of {len(wanted)})")
-        order = Wanted(channel, datasets, version, note=NOTE, as_of=version.moment)
+        order = Wanted(channel, datasets, version, NOTE, said.labels, as_of=version.moment)
         rows[version] = _one(context, kv, order, newest=version == wanted[-1], planned=number * dry_run)
     head = wanted[-1] if wanted else facts.head if facts else None
     if head is None and facts and facts.releases and not dry_run:
@@ -152,8 +154,8 @@ def import_channel(
     context.screen.show(Imported(channel, head, [rows[version] for version in sorted(rows)]))
 
 
-def _datasets(source: str, template: Path | None, dataset: str, placement: str) -> Sequence[TemplateDataset]:
-    """Those of the template, or the one that SOURCE is."""
+def _template(source: str, template: Path | None, dataset: str, placement: str) -> Template:
+    """The given one, or that of the one dataset that SOURCE is."""
     if bool(source) == bool(template):
         raise Usage("give SOURCE or --template, one of them")
     if template:
@@ -162,7 +164,8 @@ def _datasets(source: str, template: Path | None, dataset: str, placement: str) 
     above = place.key.partition(PLACEHOLDER)[0].rpartition("/")[0]
     name = dataset or above.rpartition("/")[2] or place.bucket
     try:
-        return data_template.datasets("SOURCE", {name: {"SourcePath": source, "Placement": placement}})
+        fields = {"SourcePath": source, "Placement": placement}
+        return Template(data_template.datasets("SOURCE", {name: fields}), {})
     except Usage as e:
         hint = "" if dataset else " (--dataset gives the dataset another name)"
         raise Usage(f"{e}{hint}") from None

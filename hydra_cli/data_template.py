@@ -13,9 +13,11 @@
             "Version": "own",                            # optional: its own newest version
         },
     }
+    LABELS = {"format": 5}                               # optional: labels of the release
 
-A Python template is a program: it runs with the rights of whoever publishes. It sees `DISK`, `RAM` and
-`VERSION_PLACEHOLDER`. Every mistake is a `Usage` error that names file, dataset and field.
+In YAML and JSON `LABELS` stands beside `DATA_TEMPLATE`, or beside the datasets themselves, whose names are
+never in capitals. A Python template is a program: it runs with the rights of whoever publishes. It sees
+`DISK`, `RAM` and `VERSION_PLACEHOLDER`. Every mistake is a `Usage` error that names file, dataset and field.
 """
 
 from __future__ import annotations
@@ -34,9 +36,10 @@ from handlers.adapters.ports import Source
 from handlers.core.errors import Usage
 from handlers.core.model import DISK, RAM
 from handlers.core.names import check_path, check_word
+from handlers.core.reading import check_label
 from handlers.core.version import PLACEHOLDER, Version
 
-VARIABLE = "DATA_TEMPLATE"
+VARIABLE, LABELS = "DATA_TEMPLATE", "LABELS"
 FIELDS = ("SourcePath", "Placement", "As", "Marker", "Version")
 PREDEFINED = {"DISK": 0, "RAM": 1, "VERSION_PLACEHOLDER": PLACEHOLDER}
 _PLACEMENTS = {0: DISK, 1: RAM, DISK: DISK, RAM: RAM}
@@ -86,8 +89,16 @@ class TemplateDataset:
         return version if name == pattern.replace(PLACEHOLDER, version) and name.endswith(after) else None
 
 
-def load(path: Path) -> tuple[TemplateDataset, ...]:
-    """The datasets of the template in `path`, by name; raises `Usage`."""
+@dataclass(frozen=True)
+class Template:
+    """What releases of a channel are made of: datasets by name, and labels."""
+
+    datasets: tuple[TemplateDataset, ...]
+    labels: Mapping[str, str]
+
+
+def load(path: Path) -> Template:
+    """The template in `path`; raises `Usage`."""
     readers = {".py": _python, ".yaml": _yaml, ".yml": _yaml, ".json": _json}
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -96,10 +107,13 @@ def load(path: Path) -> tuple[TemplateDataset, ...]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise Usage(f"{path}: {getattr(e, 'strerror', None) or e}") from None
-    table = reader(path, text)
+    table, labels = reader(path, text), {}
+    if isinstance(table, dict) and LABELS in table:
+        labels = _labels(f"{path}: {LABELS}", table[LABELS])
+        table = {name: fields for name, fields in table.items() if name != LABELS}
     if isinstance(table, dict) and set(table) == {VARIABLE}:
         table = table[VARIABLE]
-    return datasets(str(path), table)
+    return Template(datasets(str(path), table), labels)
 
 
 def datasets(where: str, table: Any) -> tuple[TemplateDataset, ...]:
@@ -125,7 +139,7 @@ def _python(path: Path, text: str) -> Any:
         raise Usage(f"{path}{where}: {type(e).__name__}: {e}") from None
     if VARIABLE not in names:
         raise Usage(f"{path}: does not define {VARIABLE}")
-    return names[VARIABLE]
+    return {name: names[name] for name in (VARIABLE, LABELS) if name in names}
 
 
 def _yaml(path: Path, text: str) -> Any:
@@ -184,6 +198,17 @@ def _dataset(path: str, name: Any, fields: Any) -> TemplateDataset:
         marker=_marker(where, fields),
         own=_own(where, fields),
     )
+
+
+def _labels(where: str, table: Any) -> dict[str, str]:
+    """Numbers are text in a release; one with a point is refused, as 1.10 and 1.1 are the same to YAML."""
+    if not isinstance(table, Mapping):
+        raise Usage(f"{where} must map labels to values, not be {_kind(table)}")
+    for name, value in table.items():
+        _within(where, check_label, name)
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise Usage(f"{where}: the value of {name} must be text (in quotes) or a whole number: {value!r}")
+    return {name: str(value) for name, value in table.items()}
 
 
 def source_of(where: str, text: str) -> Source:
@@ -253,9 +278,9 @@ def _text(where: str, fields: Mapping[str, Any], field: str) -> str:
     return value
 
 
-def _within(where: str, check: Any, text: str, what: str) -> None:
+def _within(where: str, check: Any, *words: Any) -> None:
     try:
-        check(text, what)
+        check(*words)
     except Usage as e:
         raise Usage(f"{where}: {e}") from None
 

@@ -15,7 +15,7 @@ import click
 
 from handlers.core.budget import Amount, parse_amount
 from handlers.core.errors import Usage
-from handlers.core.reading import Reads
+from handlers.core.reading import Reads, check_label
 from handlers.core.version import ReleaseId, Version
 from hydra_cli.context import Context
 from hydra_cli.output import Screen
@@ -123,7 +123,10 @@ class Labels(click.ParamType[tuple[str, str]]):
         key, equals, text = value.partition("=")
         if not equals or not key.strip():
             self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
-        return key, text
+        try:
+            return check_label(key), text
+        except Usage as e:
+            self.fail(str(e), param, ctx)
 
 
 class HelpWithExamples:

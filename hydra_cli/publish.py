@@ -146,7 +146,8 @@ def _dataset(dataset: Dataset) -> dict[str, Any]:
     "labels",
     type=Labels(),
     multiple=True,
-    help="key=value, which services may ask for (`hydra subscribe --reads`); may be given several times.",
+    help="key=value, which services may ask for (`hydra subscribe --reads`), beside those of the template; "
+    "may be given several times.",
 )
 @click.option(
     "--needs",
@@ -176,10 +177,10 @@ def publish(
 ) -> int:
     """Announce the newest complete data on S3 as a release.
 
-    TEMPLATE names the datasets: Python (DATA_TEMPLATE), YAML or JSON. Of each dataset the newest complete
-    version is looked for; all must be equal, versions in the future do not count. Publishing what is
-    published already changes nothing. With --dry-run -o json the output has the transaction as Consul's
-    /v1/txn takes it.
+    TEMPLATE names the datasets (DATA_TEMPLATE) and labels (LABELS): Python, YAML or JSON. Of each dataset the
+    newest complete version is looked for; all must be equal, versions in the future do not count. Publishing
+    what is published already changes nothing. With --dry-run -o json the output has the transaction as
+    Consul's /v1/txn takes it.
     """
     if wait and stage:
         raise Usage("--stage lets nobody move to it, so there is nothing that --wait could wait for")
@@ -188,12 +189,13 @@ def publish(
     if digest and dry_run:
         raise Usage("--dry-run writes nothing, and --digest would write a manifest object beside the data")
     channel = channel_named(context, named, release)
+    said = data_template.load(template)
     wanted = Wanted(
         channel,
-        data_template.load(template),
+        said.datasets,
         version,
         note,
-        dict(labels),
+        {**said.labels, **dict(labels)},
         digest,
         stage=stage,
         needs=publish_needs.of(channel, needs),

@@ -59,7 +59,7 @@ def check(context: Context, kv: KV, channel: Channel, needs: Mapping[Channel, Ve
 
 def refuse_other(header: Release, labels: Mapping[str, str], needs: Mapping[Channel, Version]) -> None:
     """Raise `Conflict` where a release that is published already says other things than are asked for now."""
-    for what, there, wanted in (("--label", header.labels, labels), ("--needs", header.needs, needs)):
+    for what, there, wanted in (("labels", header.labels, labels), ("needs", header.needs, needs)):
         if wanted and dict(wanted) != dict(there):
             said = ", ".join(f"{k}={v}" for k, v in sorted(there.items())) or "none"
             raise Conflict(

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, Self
 from handlers.core.errors import Usage
 from handlers.core.names import check_alias
 
-_CONDITION = re.compile(r"(?P<label>\w[\w./-]*)(?P<how><=|>=|!=|=|<|>)(?P<value>\w[\w.+-]*)", re.ASCII)
+_LABEL = r"\w[\w./-]*"
+_CONDITION = re.compile(rf"(?P<label>{_LABEL})(?P<how><=|>=|!=|=|<|>)(?P<value>\w[\w.+-]*)", re.ASCII)
 _NUMBER = re.compile(r"\d+(?:\.\d+)*", re.ASCII)
 _HOW: Mapping[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -30,6 +31,13 @@ _HOW: Mapping[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+
+
+def check_label(name: object) -> str:
+    """The name of a label that conditions can ask for; raises `Usage` for any other."""
+    if not isinstance(name, str) or not re.fullmatch(_LABEL, name, re.ASCII):
+        raise Usage(f"{name!r} is no name of a label: use letters, digits and . _ / - behind one of them")
+    return name
 
 
 class _Condition(NamedTuple):

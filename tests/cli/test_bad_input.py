@@ -192,6 +192,7 @@ def test_aliases_that_collide_are_refused(desk: Desk) -> None:
         (("publish", "t.py", "--version", "yesterday"), "'yesterday' is not a date and time like"),
         (("publish", "t.py", "--timeout", "soon"), "'soon' is not a duration like 90s"),
         (("publish", "t.py", "--label", "x"), "'x' is not KEY=VALUE"),
+        (("publish", "t.py", "--label", "a b=x"), "'a b' is no name of a label"),
         (("publish", "none.py", "--channel", PLACES), "none.py: No such file"),
         (("publish", "t.py", "--channel", PLACES, "--release", "x"), "not both"),
         (("publish", "t.py", "--channel", PLACES, "--wait", "--dry-run"), "--dry-run publishes nothing"),

@@ -6,7 +6,7 @@ import pytest
 
 from handlers.core import codec, keys, model
 from handlers.core.names import Channel, Service
-from tests.cli.desk import PLACES, Desk, v
+from tests.cli.desk import PLACES, TWO_DATASETS, Desk, v
 from tests.core.worlds import COMPLETE, ROUTE, STREETS, Cluster
 
 REGIONS = Channel("prod/search/regions")
@@ -66,6 +66,18 @@ def test_need_of_what_is_rejected_is_refused(fleet: Desk) -> None:
     fleet.ok("reject", STREETS, v(2))
 
     assert "it is rejected, and so is all that is newer" in fleet.publish("--needs", f"{STREETS}@{v(2)}").err
+
+
+def test_labels_of_the_template_are_in_the_header_and_those_of_the_command_line_win(fleet: Desk) -> None:
+    template = fleet.template(TWO_DATASETS + "LABELS = {'format': 5, 'schema': 'ltr'}")
+
+    answer = fleet.run("publish", template, "--channel", PLACES, "--label", "format=6", "--label", "by=eve")
+
+    assert answer.code == 0, answer
+    header = codec.decode(model.Release, fleet.value(keys.release(PLACES, v(3))) or b"", "header")
+    assert header.labels == {"format": "6", "schema": "ltr", "by": "eve"}
+    answer = fleet.run("publish", template, "--channel", PLACES)
+    assert (answer.code, "already with other labels" in answer.err) == (5, True)
 
 
 def test_published_release_with_other_labels_or_needs_is_a_conflict(fleet: Desk) -> None:

@@ -9,7 +9,7 @@ import pytest
 from handlers.adapters.ports import Source
 from handlers.core.errors import Usage
 from handlers.core.version import Version
-from hydra_cli.data_template import TemplateDataset, load
+from hydra_cli.data_template import Template, TemplateDataset, load
 
 V = Version("2026-01-31T00-00-00")
 PYTHON = """
@@ -52,12 +52,33 @@ def test_three_languages_say_the_same(tmp_path: Path, name: str, text: str) -> N
     file = tmp_path / name
     file.write_text(text)
 
-    assert load(file) == (
-        TemplateDataset("index", "data", "index/{VERSION_PLACEHOLDER}/", "DISK", marker="_SUCCESS"),
-        TemplateDataset(
-            "ranks", "data", "ranks/{VERSION_PLACEHOLDER}/ranks.bin", "RAM", as_name="table.bin", own=True
+    assert load(file) == Template(
+        (
+            TemplateDataset("index", "data", "index/{VERSION_PLACEHOLDER}/", "DISK", marker="_SUCCESS"),
+            TemplateDataset(
+                "ranks", "data", "ranks/{VERSION_PLACEHOLDER}/ranks.bin", "RAM", as_name="table.bin", own=True
+            ),
         ),
+        {},
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.py", PYTHON + "LABELS = {'format': 5, 'ranks/schema': '1.10'}"),
+        ("t.yaml", YAML + "LABELS: {format: 5, ranks/schema: '1.10'}"),
+        ("t.json", JSON.rstrip()[:-1] + ', "LABELS": {"format": 5, "ranks/schema": "1.10"}}'),
+    ],
+)
+def test_three_languages_give_the_same_labels(tmp_path: Path, name: str, text: str) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+
+    found = load(file)
+
+    assert found.labels == {"format": "5", "ranks/schema": "1.10"}
+    assert [dataset.name for dataset in found.datasets] == ["index", "ranks"]
 
 
 def source(text: str, **more: str) -> str:
@@ -67,6 +88,14 @@ def source(text: str, **more: str) -> str:
 
 GOOD = "s3://data/k/{VERSION_PLACEHOLDER}/"
 MISTAKES = {
+    "labels-list": (source(GOOD) + "\nLABELS = ['format']", "LABELS must map labels to values, not be a"),
+    "label-point": (
+        source(GOOD) + "\nLABELS = {'format': 1.10}",
+        "LABELS: the value of format must be text (in quotes) or a whole number: 1.1",
+    ),
+    "label-true": (source(GOOD) + "\nLABELS = {'format': True}", "a whole number: True"),
+    "label-blank": (source(GOOD) + "\nLABELS = {'a b': '1'}", "LABELS: 'a b' is no name of a label"),
+    "label-number": (source(GOOD) + "\nLABELS = {5: 'format'}", "LABELS: 5 is no name of a label"),
     "unknown-placement": (
         source(GOOD, Placement="TAPE"),
         "dataset 'd': Placement 'TAPE' is none of DISK (0), RAM (1)",
