@@ -118,7 +118,9 @@ hydra rollout promote prod/search/completion prod/search/places@2026-01-31T00-00
 @click.option("--reason", default="", help="Why, for whoever asks later.")
 @click.pass_obj
 def promote(context: Context, name: str, release: str | None, reason: str) -> None:
-    """Skip what a rollout waits for: the check of its canaries, and the pauses. The order of waves stays.
+    """Skip what a rollout waits for: the data on all nodes, the check of its canaries, and the pauses.
+
+    The order of waves stays, and an instance moves only when its own node has the data.
 
     Without CHANNEL@VERSION: what its instances are being moved to now.
     """

@@ -14,7 +14,6 @@ from handlers.core import keys, needs
 from handlers.core.integrity import Level
 from handlers.core.model import Alarm, AliasPlan, Desired, Hold, Instance, InstancePlan, ServicePlan
 from handlers.core.names import Channel, InstanceKey, Service
-from handlers.core.selector import Selector
 from handlers.core.service_plans import Planned
 from handlers.core.turns import Turns
 from handlers.core.version import ReleaseId, Version
@@ -185,12 +184,6 @@ class Home:
     def readers(self) -> tuple[Service, ...]:
         """The services whose data is wanted here."""
         return (*self.services, *self.selected)
-
-    def is_selected(self, service: Service, selector: Selector | None) -> bool:
-        """Whether the service wants its data here; as planned before where that cannot be told."""
-        if selector is None or self.node.info is None:
-            return service in self.previous.services
-        return selector.takes(self.node.info.labels)
 
 
 def _to_run(service: Service, parts: Iterable[AliasPlan]) -> Iterable[tuple[ReleaseId, str]]:

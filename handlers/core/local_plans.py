@@ -31,7 +31,9 @@ def with_selected(homes: Iterable[Home], ledger: Ledger) -> tuple[list[Home], li
             alarms.append(Alarm(object=f"service/{service}", text=f"{e}; nodes keep what they have"))
     found = []
     for home in homes:
-        selected = [s for s, by in selectors.items() if s not in home.services and home.is_selected(s, by)]
+        selected = [
+            s for s, by in selectors.items() if s not in home.services and home.node.is_selected(s, by)
+        ]
         found.append(replace(home, selected=tuple(selected)) if selected else home)
     return found, alarms
 

@@ -1,6 +1,7 @@
 """Whose turn it is to move to a release that is not proven yet: first the data, the canaries, then the waves.
 
-    data     with `data_first`: nobody moves before all live nodes of the service have the release complete
+    data     with `data_first`: nobody moves before all live nodes of the service have the release complete,
+             those too that hold its data without an instance (`nodes`)
     canary   the first few instances move, as many as `canaries` says
     check    they are checked (`handlers.judge`); the verdict decides
     pause    with `wave_pause_s`: a while between the canaries and the first wave, and between waves
@@ -23,13 +24,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from handlers.core import keys
+from handlers.core.errors import Usage
 from handlers.core.gate import Outcome
 from handlers.core.model import Ready, Rollout, State, Step, Subscription
 from handlers.core.reading import EVERYTHING
 from handlers.core.reasons import Reason
+from handlers.core.selector import parse_nodes
 from handlers.core.service_plans import Aliases, Planned, Proven
 from handlers.core.version import ReleaseId
-from handlers.core.world import Replica, ServiceFacts, World
+from handlers.core.world import NodeFacts, Replica, ServiceFacts, World
 
 SHOWN = 5
 
@@ -84,7 +87,10 @@ class _Case:
 
     def fresh_of(self, replica: Replica) -> Aliases:
         """What of it an instance should take over, by alias."""
-        aliases = self.planned.aliases(replica.instance.reads)
+        return self.fresh_in(self.planned.aliases(replica.instance.reads))
+
+    def fresh_in(self, aliases: Aliases) -> Aliases:
+        """What of these is fresh."""
         return {
             a: p for a, p in aliases.items() if p.target and ReleaseId.of(p.channel, p.target) in self.fresh
         }
@@ -205,18 +211,34 @@ def _unknown(case: _Case) -> Turns:
 
 
 def _data(case: _Case) -> Turns | None:
-    """None = all live nodes have all that is fresh, or need not."""
-    if not case.subscription.data_first or case.last.stage not in ("", "data"):
+    """None = all live nodes have what is fresh for them, or need not."""
+    if not case.subscription.data_first or case.promoted or case.last.stage not in ("", "data"):
         return None
-    missing = sorted({r.node.name for r in case.order if not _holds(r, case.fresh)})
+    missing = {r.node.name for r in case.order if not _has(r.node, case.fresh_of(r))}
+    apart = case.fresh_in(case.planned.plan.aliases)
+    missing |= {node.name for node in _selected(case) if not _has(node, apart)}
     if not missing:
         return None
-    return _stage(case, "data", Reason.TURN_DATA.say(nodes=_some(missing)))
+    return _stage(case, "data", Reason.TURN_DATA.say(nodes=_some(sorted(missing))))
 
 
-def _holds(replica: Replica, releases: Iterable[ReleaseId]) -> bool:
-    there = replica.node.actual.releases if replica.node.actual else {}
-    return all(r in there and there[r].state is State.SUCCESS for r in releases)
+def _selected(case: _Case) -> Iterable[NodeFacts]:
+    """The nodes that hold the data for instances to come, and take new data now."""
+    if not case.subscription.nodes:
+        return
+    try:
+        selector = parse_nodes(case.subscription.nodes)
+    except Usage:
+        selector = None
+    for node in case.world.nodes.values():
+        if node.known and node.alive and not node.cordon and node.is_selected(case.facts.name, selector):
+            yield node
+
+
+def _has(node: NodeFacts, aliases: Aliases) -> bool:
+    there = node.actual.releases if node.actual else {}
+    wanted = [ReleaseId.of(part.channel, part.target) for part in aliases.values() if part.target]
+    return all(release in there and there[release].state is State.SUCCESS for release in wanted)
 
 
 def _canary(case: _Case) -> Turns | None:

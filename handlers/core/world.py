@@ -14,6 +14,7 @@ from typing import NamedTuple
 from handlers.core import model
 from handlers.core.freshness import Fresh
 from handlers.core.names import Channel, InstanceKey, Service, segment
+from handlers.core.selector import Selector
 from handlers.core.version import Version
 
 _SETTINGS = model.ChannelSettings()
@@ -123,6 +124,12 @@ class NodeFacts:
     def gone(self) -> bool:
         """Whether an operator forgot the node, and it did not come back since."""
         return self.forgotten is not None and not self.known
+
+    def is_selected(self, service: Service, selector: Selector | None) -> bool:
+        """Whether the service wants its data here; as planned before where that cannot be told."""
+        if selector is None or self.info is None:
+            return self.desired is not None and service in self.desired.services
+        return selector.takes(self.info.labels)
 
 
 class Replica(NamedTuple):

@@ -123,6 +123,61 @@ def test_nobody_moves_before_all_live_nodes_have_the_data() -> None:
     assert fleet.may() >= ALL - {"n4"}
 
 
+def test_data_first_waits_for_nodes_that_hold_the_data_without_an_instance() -> None:
+    """Not for those that are dead, cordoned, or not selected."""
+    fleet = Fleet(data_first=True, nodes="pool=search")
+    for name, pool in (("s1", "search"), ("s2", "search"), ("s3", "search"), ("other", "web")):
+        fleet.node(name, alive=name != "s2")
+        fleet.put(keys.info(name), model.NodeInfo(node=name, labels={"pool": pool}))
+    fleet.cordon("s3")
+    fleet.holds(*ALL)
+    assert fleet.may() == set()
+    assert fleet.desired("n1").services[COMPLETE].waits.endswith("not yet s1")
+
+    fleet.holds("s1")
+
+    assert fleet.may() == ALL
+
+
+def test_data_first_waits_for_a_selected_node_as_planned_before_where_its_labels_are_lost() -> None:
+    fleet = Fleet(data_first=True, nodes="pool=search")
+    fleet.node("s1")
+    fleet.put(keys.info("s1"), model.NodeInfo(node="s1", labels={"pool": "search"}))
+    fleet.step()
+    fleet[keys.info("s1")] = b"nonsense"
+
+    fleet.holds(*ALL)
+
+    assert fleet.desired("n1").services[COMPLETE].waits.endswith("not yet s1")
+
+
+def test_promote_skips_the_wait_for_the_data() -> None:
+    fleet = Fleet(data_first=True)
+    fleet.holds("n1")
+
+    fleet.control(promote=(rid(2),))
+    fleet.step()
+
+    assert fleet.may() == ALL  # each once its node has it
+
+
+def test_data_first_asks_of_each_node_what_its_own_instances_move_to() -> None:
+    """What is fresh for those that read something else never comes to it."""
+    fleet = Fleet(data_first=True)
+    fleet.publish(3, labels={"format": "4"})
+    fleet.publish(4, labels={"format": "5"})
+    fleet.node("n1", COMPLETE, reads="format<=4")
+    fleet.step()
+    assert fleet.alias("n1").target == v(3)
+    assert fleet.desired("n2").services[COMPLETE].waits.endswith("not yet n1, n2, n3, n4, n5")
+
+    fleet.holds(*(ALL - {"n1"}), number=4)
+    assert fleet.desired("n2").services[COMPLETE].waits.endswith("not yet n1")
+    fleet.holds("n1", number=3)
+
+    assert fleet.desired("n2").services[COMPLETE].waits == ""
+
+
 def test_canaries_go_first_then_all_when_there_is_no_check() -> None:
     fleet = Fleet(canaries=2)
     assert fleet.may() == {"n1", "n2"}
