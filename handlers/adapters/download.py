@@ -16,7 +16,6 @@ import contextlib
 import os
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 
@@ -24,6 +23,7 @@ from handlers.adapters import checks
 from handlers.adapters.folder import Folder, disk_errors
 from handlers.adapters.link import Link
 from handlers.adapters.part import Part
+from handlers.adapters.patience import Patience
 from handlers.adapters.ports import Objects, Source
 from handlers.adapters.reuse import Reuse
 from handlers.core import integrity
@@ -68,13 +68,12 @@ class Download:
         self._objects, self._source, self._files = objects, source, files
         self._done, self._parts = folders
         self._link, self._on_bytes, self._stop, self._reuse = link, on_bytes, stop, reuse
-        self._patience_s = patience_s
+        self._patience = Patience(patience_s)
         self._tasks: deque[Task] = deque()
         self._changed = threading.Condition()
         self._threads, self._busy = 1, 0  # `run` itself; threads that may still find more to do
         self._open: set[Part] = set()
         self._error: Exception | None = None
-        self._last_byte = time.monotonic()
         self.fetched = 0
 
     def run(self) -> None:
@@ -157,7 +156,7 @@ class Download:
         if self._leaving():
             raise Superseded
         if count:
-            self._last_byte = time.monotonic()
+            self._patience.came()
 
     def _file(self, file: File, begun: bool) -> None:
         """One file by the shortest way; what must be fetched of a large one becomes tasks of their own."""
@@ -278,7 +277,7 @@ class Download:
         while at < end:
             pause_s = 0.0
             try:
-                with self._link.stream(self._leaving):
+                with self._link.stream(self._leaving), self._patience.asking():
                     for view in self._objects.read_range(source, file.etag, at, end - at, file.version_id):
                         if self._leaving():
                             raise Superseded
@@ -291,23 +290,25 @@ class Download:
                     raise Temporary(f"{source}: the answer ended {end - at} bytes early")
                 self._link.went_well()
             except Temporary as e:
-                if time.monotonic() - self._last_byte > self._patience_s:
+                if self._patience.is_over:
                     raise
                 if isinstance(e, SlowDown):
                     self._link.ease()
                     pause_s = e.pause_s
                 longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**tries)
                 tries = min(tries + 1, 10)
-                self._stop.wait(pause_s + random.uniform(0, longest_s))
+                with self._patience.asking():
+                    self._stop.wait(pause_s + random.uniform(0, longest_s))
             if self._leaving():
                 raise Superseded
 
     def _arrived(self, count: int) -> None:
-        self._last_byte = time.monotonic()
+        self._patience.came()
         with self._changed:
             self.fetched += count
         self._on_bytes(count)
         self._link.pace(count, self._stop)
+        self._patience.came()  # a line that we slow down ourselves is no store that is silent
 
     def _wrong_chunk(self, part: Part, span: Span) -> str:
         name, number = self._source.object_of(part.file.path), span[0] // part.unit

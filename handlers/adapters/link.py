@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 _LOOK_S = 0.25  # how often somebody who waits for a stream looks whether it is still wanted
@@ -14,7 +15,8 @@ _EASE_S = 1.0  # one burst of refusals halves the streams once
 class Link:
     """At most `streams` at a time over all datasets, and `bytes_per_s` in all (0 = as fast as it goes).
 
-    A store that asks for fewer requests gets half the streams, and one more each time all of those went well.
+    Who waits longest for a stream gets the next one, so no dataset keeps another from its turn. A store that
+    asks for fewer requests gets half the streams, and one more each time all of those went well.
     """
 
     def __init__(self, streams: int, bytes_per_s: int = 0) -> None:
@@ -22,29 +24,34 @@ class Link:
         self._bytes_per_s = bytes_per_s
         self._changed = threading.Condition()
         self._allowed, self._taken = float(self.streams), 0
+        self._waiting: deque[object] = deque()
         self._eased = 0.0
         self._free_at = 0.0
 
     @contextlib.contextmanager
     def stream(self, leaving: Callable[[], bool]) -> Iterator[None]:
-        """Hold one of the streams; waits for a free one, or until `leaving` says that it is not wanted."""
+        """Hold one of the streams; waits for its turn, or until `leaving` says that it is not wanted."""
+        own = object()
         with self._changed:
-            while self._taken >= int(self._allowed) and not leaving():
+            self._waiting.append(own)
+            while (self._waiting[0] is not own or self._taken >= int(self._allowed)) and not leaving():
                 self._changed.wait(_LOOK_S)
+            self._waiting.remove(own)
             self._taken += 1
+            self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
                 self._taken -= 1
-                self._changed.notify()
+                self._changed.notify_all()
 
     def went_well(self) -> None:
         """A stream brought all that it was asked for."""
         if self._allowed < self.streams:
             with self._changed:
                 self._allowed = min(self.streams, self._allowed + 1 / self._allowed)
-                self._changed.notify()
+                self._changed.notify_all()
 
     def ease(self) -> None:
         """The store asked for fewer requests."""

@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from handlers.adapters.download import Download, Superseded
 from handlers.adapters.link import Link
+from handlers.adapters.patience import Patience
 from handlers.adapters.ports import Source
 from handlers.adapters.reuse import Reuse
 from handlers.adapters.volume import Volumes
@@ -27,6 +28,7 @@ from handlers.core.model import DISK, File, Manifest, VolumeInfo
 from handlers.core.names import Channel
 from handlers.core.version import ReleaseId, Version
 from tests.fakes_objects import FakeObjects
+from tests.servers import wait_until
 
 UNIT = 40_000
 SOURCE = Source("bucket", "p/")
@@ -77,14 +79,19 @@ class Desk:
         )
 
     def download(
-        self, files: tuple[File, ...], day: int = 1, reuse: Reuse | None = None, **more: float
+        self,
+        files: tuple[File, ...],
+        day: int = 1,
+        reuse: Reuse | None = None,
+        link: Link | None = None,
+        **more: float,
     ) -> Download:
         return Download(
             self.store,
             SOURCE,
             files,
             self.volumes.stage("disk", piece(day)),
-            link=Link(3),
+            link=link or Link(3),
             on_bytes=lambda count: None,
             stop=self.stop,
             reuse=reuse,
@@ -404,3 +411,68 @@ def test_refusals_halve_the_streams_and_success_brings_them_back() -> None:
     leave.set()
     for thread in threads:
         thread.join()
+
+
+def test_who_waits_longest_for_a_stream_gets_it_next() -> None:
+    """Or a dataset of many ranges would keep all others waiting for as long as it takes."""
+    link, order, never = Link(1), list[int](), threading.Event()
+    first = link.stream(never.is_set)
+    first.__enter__()
+
+    def take(number: int) -> None:
+        with link.stream(never.is_set):
+            order.append(number)
+
+    threads = []
+    for number in range(4):
+        threads.append(threading.Thread(target=take, args=(number,)))
+        threads[-1].start()
+        wait_until(lambda: len(link._waiting) == len(threads))
+    first.__exit__(None, None, None)
+    take(4)
+    for thread in threads:
+        thread.join()
+
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_patience_runs_only_while_somebody_asks() -> None:
+    now = [0.0]
+    patience = Patience(10, clock=lambda: now[0])
+
+    with patience.asking():
+        now[0] += 9
+    now[0] += 1000
+    assert not patience.is_over
+    with patience.asking(), patience.asking():
+        now[0] += 2
+        assert patience.is_over
+        patience.came()
+        now[0] += 9
+        assert not patience.is_over
+    with patience.asking():
+        now[0] += 2
+    assert patience.is_over
+
+
+def test_waiting_for_a_stream_does_not_use_up_the_patience(desk: Desk) -> None:
+    """Other datasets have all streams for longer than a store may be silent; then one answer fails."""
+    files, link, faults = desk.files({"f": b"late"}), Link(1), iter([True])
+    others = link.stream(desk.stop.is_set)
+    others.__enter__()
+    download = desk.download(files, link=link, patience_s=0.5)
+
+    def fail_once(_source: Source, _at: int) -> None:
+        if next(faults, False):
+            raise Temporary("the line broke")
+
+    desk.store.before_piece = fail_once
+    run = threading.Thread(target=download.run)
+    run.start()
+    wait_until(lambda: link._waiting)
+    desk.stop.wait(1.0)  # twice its patience
+    others.__exit__(None, None, None)
+    run.join()
+
+    assert download.fetched == 4
+    assert desk.staged("f").read_bytes() == b"late"
