@@ -290,7 +290,7 @@ class Download:
                     raise Temporary(f"{source}: the answer ended {end - at} bytes early")
                 self._link.went_well()
             except Temporary as e:
-                if self._patience.is_over:
+                if self._patience.over():
                     raise
                 if isinstance(e, SlowDown):
                     self._link.ease()

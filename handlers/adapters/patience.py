@@ -40,8 +40,7 @@ class Patience:
         with self._lock:
             self._since, self._passed_s = self._clock(), 0.0
 
-    @property
-    def is_over(self) -> bool:
+    def over(self) -> bool:
         """Whether it has run out."""
         with self._lock:
             running_s = self._clock() - self._since if self._asking else 0.0

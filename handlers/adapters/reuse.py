@@ -1,7 +1,7 @@
-"""Files that need not be fetched, because a complete release on this node has the same bytes.
+"""Takes over what `core.reuse` found in complete datasets that are here: links files, copies chunks.
 
-A file with the same size and check is linked (copied where another volume has it). Of a file at the same path
-with other content, the chunks that did not change are copied. Both only after the bytes on this disk were
+A file with the same bytes is linked (copied where another volume has it). Of a file at the same path with
+other content, the chunks that did not change are copied. Both only after the bytes on this disk were
 compared with the check of the file that is wanted: a damaged release does not pass its damage on.
 """
 
@@ -9,72 +9,54 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from handlers.adapters import checks
 from handlers.adapters.folder import Folder
 from handlers.adapters.part import Part
-from handlers.adapters.volume import Volumes
 from handlers.core import integrity
 from handlers.core.holdings import NOTHING, Piece, Space
-from handlers.core.integrity import Level
 from handlers.core.model import File, Manifest
+from handlers.core.reuse import Held, Offers, unchanged
 from handlers.core.spans import Span
 from handlers.core.version import ReleaseId
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A file of a complete dataset on a volume."""
+@dataclass(frozen=True)
+class Complete:
+    """A complete dataset: its volume, how a folder below it is opened, and its release's list of files."""
 
-    volume: str
     piece: Piece
-    path: str
-    size: int
-    check: str
+    volume: str
+    folder: Callable[[Sequence[str]], Folder]
+    manifest: Callable[[], Manifest | None]
 
 
 class Reuse:
-    """What the complete releases of a node offer for the files of one dataset.
+    """What complete datasets here offer for the files of the dataset `name`.
 
-    `others` are their datasets, the most alike first, with their volume and list of files; they are looked at
-    once, and of their files only what can serve is kept, since lists may be long.
+    `others` are looked at once, the most alike first.
     """
 
-    def __init__(
-        self,
-        volumes: Volumes,
-        piece: Piece,
-        files: Collection[File],
-        others: Iterable[tuple[Piece, str, Callable[[], Manifest | None]]],
-    ) -> None:
-        self._volumes = volumes
-        wanted = {(f.size, f.check) for f in files if f.check and f.size}
-        paths = {f.path for f in files if integrity.level_of(f.check) is Level.DIGEST}
-        self._same: dict[tuple[int, str], Place] = {}
-        self._older: dict[str, Place] = {}
-        for other, volume, manifest in others:
-            if wanted <= self._same.keys() or (listed := manifest()) is None:
-                continue
-            for file in listed.files.get(other.dataset, ()):
-                place = Place(volume, other, file.path, file.size, file.check)
-                if (file.size, file.check) in wanted:
-                    self._same.setdefault((file.size, file.check), place)
-                if file.path in paths and other.dataset == piece.dataset:
-                    self._older.setdefault(file.path, place)
+    def __init__(self, name: str, files: Collection[File], others: Iterable[Complete]) -> None:
+        self._offers: Offers[Complete] = Offers(name, files)
+        for other in others:
+            if not self._offers.complete and (listed := other.manifest()):
+                self._offers.add(other.piece.dataset, listed.files.get(other.piece.dataset, ()), other)
 
     @property
     def sources(self) -> frozenset[ReleaseId]:
         """The releases whose files would be linked."""
-        return frozenset(place.piece.release for place in self._same.values())
+        return frozenset(where.piece.release for where in self._offers.used)
 
     def saves(self, files: Iterable[File]) -> dict[str, Space]:
         """The room that links make unnecessary, by the volume where the other releases are."""
         saved: dict[str, Space] = {}
         for file in files:
-            if place := self._same.get((file.size, file.check)):
-                saved[place.volume] = saved.get(place.volume, NOTHING) + Space(file.size, 1)
+            if held := self._offers.same(file):
+                volume = held.where.volume
+                saved[volume] = saved.get(volume, NOTHING) + Space(file.size, 1)
         return saved
 
     def link(self, file: File, done: Folder, on_bytes: Callable[[int], None]) -> bool:
@@ -82,11 +64,11 @@ class Reuse:
 
         Raises OSError where the disk fails, and what `on_bytes` raises.
         """
-        place, check = self._same.get((file.size, file.check)), integrity.parse(file.check, file.size)
-        if place is None or check is None:
+        held, check = self._offers.same(file), integrity.parse(file.check, file.size)
+        if held is None or check is None:
             return False
         above, _, name = file.path.rpartition("/")
-        with self._opened(place) as found:
+        with _opened(held) as found:
             if found is None:
                 return False
             folder, own, fd = found
@@ -101,39 +83,29 @@ class Reuse:
 
     def fill(self, part: Part, missing: list[Span], on_bytes: Callable[[int], None]) -> list[Span]:
         """Copy into `part` what an older or equal file has of the missing spans; those still missing."""
-        file = part.file
-        place = self._same.get((file.size, file.check)) or self._older.get(file.path)
-        if place is None or not part.check:
+        held = self._offers.alike(part.file)
+        if held is None or not part.check:
             return missing
-        with self._opened(place) as found:
+        with _opened(held) as found:
             if found is None:
                 return missing
-            unchanged = _unchanged(part, place)
-            return [s for s in missing if not (unchanged(s[0]) and _copied(found[2], part, s, on_bytes))]
-
-    @contextlib.contextmanager
-    def _opened(self, place: Place) -> Iterator[tuple[Folder, str, int] | None]:
-        """The folder, name and descriptor of a file; None when it is gone meanwhile."""
-        *above, name = place.path.split("/")
-        with contextlib.ExitStack() as stack:
-            try:
-                folder = stack.enter_context(self._volumes.data(place.volume, place.piece, above))
-                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.fd)
-            except OSError:
-                yield None
-                return
-            stack.callback(os.close, fd)
-            yield folder, name, fd
+            had, fd = unchanged(part.file, held.file), found[2]
+            return [s for s in missing if not (had(s[0]) and _copied(fd, part, s, on_bytes))]
 
 
-def _unchanged(part: Part, place: Place) -> Callable[[int], bool]:
-    """Whether the chunk beginning at a position has, by the lists of both files, the same bytes in both."""
-    older = integrity.parse(place.check, place.size)
-    if not part.chunked:
-        return lambda _start: place.check == part.file.check and place.size == part.file.size
-    if older is None or (older.kind, older.unit) != ("blake3", part.unit):
-        return lambda _start: False
-    return lambda start: older.digest_of(start // part.unit) == part.digest_at(start)
+@contextlib.contextmanager
+def _opened(held: Held[Complete]) -> Iterator[tuple[Folder, str, int] | None]:
+    """The folder, name and descriptor of a file; None when it is gone meanwhile."""
+    *above, name = held.file.path.split("/")
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(held.where.folder(above))
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder.fd)
+        except OSError:
+            yield None
+            return
+        stack.callback(os.close, fd)
+        yield folder, name, fd
 
 
 def _copied(fd: int, part: Part, span: Span, on_bytes: Callable[[int], None]) -> bool:

@@ -11,13 +11,13 @@ from pathlib import Path
 from handlers.adapters import usage
 from handlers.adapters.bodies import Bodies
 from handlers.adapters.ledger import Ledger, timestamp
-from handlers.adapters.reuse import Reuse
+from handlers.adapters.reuse import Complete, Reuse
 from handlers.adapters.transfer import Transfer
 from handlers.adapters.volume import Volumes
 from handlers.core.diff import diff
 from handlers.core.errors import HydraError, Temporary
 from handlers.core.holdings import Facts, Inventory, Piece, Policy, Space, footprint, missing, start_delay_s
-from handlers.core.model import Desired, File, Manifest, Release
+from handlers.core.model import Desired, File, Release
 from handlers.core.names import Channel
 from handlers.core.room import expendable
 from handlers.core.version import ReleaseId
@@ -154,13 +154,11 @@ class Survey:
         """Room that a dataset still takes beside what is staged, were nothing of it linked."""
         staged = inventory.staged.get(piece)
         kept = self._volumes.staged_bytes(staged, piece) if staged else lambda _: 0
-        reuse = Reuse(self._volumes, piece, files, self._others(piece.release, inventory))
+        reuse = Reuse(piece.dataset, files, self._others(piece.release, inventory))
         self._reuse[piece], self._saves[piece] = reuse, reuse.saves(f for f in files if not kept(f))
         return footprint(files, kept, self._volumes.block_bytes())
 
-    def _others(
-        self, release: ReleaseId, inventory: Inventory
-    ) -> list[tuple[Piece, str, Callable[[], Manifest | None]]]:
+    def _others(self, release: ReleaseId, inventory: Inventory) -> list[Complete]:
         """Complete datasets of other releases, those of the same channel first, the newest first."""
         found = sorted(
             (p for p in inventory.complete if p.release != release),
@@ -168,7 +166,15 @@ class Survey:
             reverse=True,
         )
         load = functools.lru_cache(maxsize=1)(self._bodies.kept_manifest)
-        return [(p, inventory.complete[p], functools.partial(load, p.release)) for p in found]
+        return [
+            Complete(
+                piece,
+                volume := inventory.complete[piece],
+                functools.partial(self._volumes.data, volume, piece),
+                functools.partial(load, piece.release),
+            )
+            for piece in found
+        ]
 
     def _starts(self, desired: Desired, inventory: Inventory, now: float) -> dict[ReleaseId, float]:
         """When downloads may begin, of releases that many nodes load; what has begun goes on at once."""

@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from handlers.adapters.download import Download, Superseded
 from handlers.adapters.link import Link
 from handlers.adapters.patience import Patience
 from handlers.adapters.ports import Source
-from handlers.adapters.reuse import Reuse
+from handlers.adapters.reuse import Complete, Reuse
 from handlers.adapters.volume import Volumes
 from handlers.core import integrity
 from handlers.core.errors import Integrity, SlowDown, Temporary
@@ -101,15 +102,17 @@ class Desk:
     def take(self, bodies: dict[str, bytes], day: int = 1) -> int:
         """Download and complete a dataset; bytes that the store sent."""
         files = self.files(bodies)
-        others: list[tuple[Piece, str, Callable[[], Manifest]]] = [
-            (p, "disk", lambda p=p: Manifest(files={"index": self.lists[p]}))  # type: ignore[misc]
-            for p in sorted(self.lists, reverse=True)
-        ]
-        download = self.download(files, day, Reuse(self.volumes, piece(day), files, others))
+        others = [self.complete(p, "disk", self.lists[p]) for p in sorted(self.lists, reverse=True)]
+        download = self.download(files, day, Reuse("index", files, others))
         download.run()
         self.volumes.complete("disk", piece(day))
         self.lists[piece(day)] = files
         return download.fetched
+
+    def complete(self, other: Piece, volume: str, files: tuple[File, ...]) -> Complete:
+        """A dataset that is here, as sync offers it for others."""
+        manifest = Manifest(files={"index": files})
+        return Complete(other, volume, partial(self.volumes.data, volume, other), lambda: manifest)
 
     def path(self, day: int, name: str) -> Path:
         return self.root / "volumes/disk/data" / CHANNEL / f"2026-01-{day:02}T00-00-00" / "index" / name
@@ -312,9 +315,7 @@ def test_equal_files_on_another_volume_are_copied_not_fetched(tmp_path: Path) ->
     def refuse(*_: object, **__: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    reuse = Reuse(
-        desk.volumes, piece(2), files, [(piece(1), "disk", lambda: Manifest(files={"index": files}))]
-    )
+    reuse = Reuse("index", files, [desk.complete(piece(1), "disk", files)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "link", refuse)
         download = desk.download(files, 2, reuse)
@@ -443,16 +444,16 @@ def test_patience_runs_only_while_somebody_asks() -> None:
     with patience.asking():
         now[0] += 9
     now[0] += 1000
-    assert not patience.is_over
+    assert not patience.over()
     with patience.asking(), patience.asking():
         now[0] += 2
-        assert patience.is_over
+        assert patience.over()
         patience.came()
         now[0] += 9
-        assert not patience.is_over
+        assert not patience.over()
     with patience.asking():
         now[0] += 2
-    assert patience.is_over
+    assert patience.over()
 
 
 def test_waiting_for_a_stream_does_not_use_up_the_patience(desk: Desk) -> None:

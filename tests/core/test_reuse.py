@@ -5,7 +5,7 @@ from hypothesis import given
 
 from handlers.core.integrity import blake3_check
 from handlers.core.model import File
-from handlers.core.reuse import changed, same, to_fetch
+from handlers.core.reuse import Offers, changed, same, to_fetch, unchanged
 
 UNIT = 4
 MD5 = "md5:" + "ab" * 16
@@ -45,6 +45,23 @@ def test_chunks_at_the_same_place_of_the_same_path_are_had() -> None:
 def test_a_file_of_another_level_has_no_chunks() -> None:
     assert changed(chunked("a", "xyz"), File("a", 10, "e", MD5)) == 10
     assert changed(File("a", 10, "e", MD5), chunked("a", "xyz")) == 10
+
+
+def test_of_several_files_at_a_path_the_one_with_the_fewest_changes_is_taken() -> None:
+    new, offers = chunked("a", "xyz"), Offers[int]("d", [chunked("a", "xyz")])
+    for where, content in enumerate(("bbz", "xbz", "xbb", "byz")):
+        offers.add("d", [chunked("a", content)], where)
+        offers.add("elsewhere", [chunked("b", "xyz", unit=8)], where)
+
+    found = offers.alike(new)
+
+    assert found is not None
+    assert (found.where, offers.to_fetch(new), offers.used, offers.complete) == (1, UNIT, frozenset(), False)
+    had = unchanged(new, found.file)
+    assert [had(start) for start in (0, UNIT, 2 * UNIT)] == [True, False, True]
+    offers.add("elsewhere", [chunked("moved", "xyz")], 9)
+    assert (offers.alike(new), offers.to_fetch(new), offers.complete) == (offers.same(new), 0, True)
+    assert offers.used == {9}
 
 
 FILES = st.dictionaries(st.sampled_from("ab"), st.text("xyz", max_size=4), max_size=2)
