@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import click
 from handlers.adapters.bodies import Bodies
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import KV, Objects
+from handlers.adapters.reuse import Complete, Reuse
 from handlers.core import codec, keys
 from handlers.core.errors import NotTakenOver, SourceNotReady, Temporary, Usage
 from handlers.core.holdings import Piece, Space, footprint
@@ -54,18 +56,23 @@ def get(context: Context, name: str, folder: Path, streams: int) -> None:
 
     Without a version it is the channel's pin, else its head. Each dataset is DIR/<dataset>. An interrupted
     download goes on where it was; one that is complete is left alone; another version takes the place of the
-    one before. A folder that `hydra get` did not make is refused.
+    one before, and what both have in common is not fetched again. A folder that `hydra get` did not make is
+    refused.
     """
     bare, at, wanted = name.partition("@")
     channel = context.channel(bare)
     kv, objects = context.kv(channel.env), context.objects(channel.env)
     release = ReleaseId.of(channel, Version.parse(wanted) if at else _followed(kv, channel))
     with opened(folder, channel) as target:
-        wish = _wish(kv, objects, release, target)
+        bodies = Bodies(kv, LocalState(target.hidden), objects)
+        wish = _wish(kv, bodies, release)
         target.begin(release, wish.digest, wish.header.datasets)
+        bodies.keep_only(channel, target.content.releases)
         lacking = target.lacks(wish.manifest)
-        fetched = _fill(context.screen, objects, target, wish, lacking, streams)
+        others = target.complete(bodies.kept_manifest)
+        fetched = _fill(context.screen, objects, target, wish, lacking, others, streams)
         target.end(release, wish.header.datasets)
+        bodies.keep_only(channel, target.content.releases)
     datasets = wish.header.datasets
     files, total = sum(d.files for d in datasets.values()), sum(d.bytes for d in datasets.values())
     done = f"{size(fetched)} fetched" if lacking else "complete already"
@@ -97,7 +104,7 @@ def _followed(kv: KV, channel: Channel) -> Version:
     return version
 
 
-def _wish(kv: KV, objects: Objects, release: ReleaseId, target: GetFolder) -> Wish:
+def _wish(kv: KV, bodies: Bodies, release: ReleaseId) -> Wish:
     """The documents of a release, checked as a node does it."""
     key = keys.release(release.channel, release.version)
     entry, _ = kv.get(key)
@@ -106,9 +113,6 @@ def _wish(kv: KV, objects: Objects, release: ReleaseId, target: GetFolder) -> Wi
             f"{release.channel} has no release {release.version}: `hydra channel show {release.channel}`"
         )
     hold = Hold(digest=codec.digest(entry.value), sequence=0)
-    bodies = Bodies(kv, LocalState(target.hidden), objects)
-    if target.content.release not in ("", release):
-        bodies.forget(ReleaseId.parse(target.content.release))
     bodies.fetch(release, hold)
     header = bodies.header(release, hold)
     manifest = bodies.manifest(release, header) if header else None
@@ -123,16 +127,21 @@ def _fill(
     target: GetFolder,
     wish: Wish,
     lacking: list[str],
+    others: Sequence[Complete],
     streams: int,
 ) -> int:
-    """Download and place what is lacking; the bytes that had to be fetched."""
+    """Download and place what is lacking and `others` do not have; the bytes that had to be fetched."""
     from handlers.adapters.link import Link
     from handlers.adapters.transfer import Transfer
 
     release = wish.release
     complete = {piece.dataset for piece in target.volumes.inventory().complete if piece.release == release}
     places = {dataset: VOLUME for dataset in lacking if dataset not in complete}
-    _check_room(target, release, wish.manifest, places)
+    reuse = {
+        Piece(release, name): Reuse(name, wish.manifest.files[name], _nearest(others, name))
+        for name in places
+    }
+    _check_room(target, wish.manifest, reuse)
     wake = threading.Event()
     transfer = Transfer(
         release,
@@ -143,7 +152,7 @@ def _fill(
         target.volumes,
         objects,
         link=Link(streams),
-        reuse=_nothing,
+        reuse=reuse.get,
         wake=wake,
     )
     with progress(screen, release, transfer.total) as step:
@@ -165,17 +174,18 @@ def _fill(
     return transfer.fetched
 
 
-def _nothing(piece: Piece) -> None:
-    """What may be linked from other releases: there are none in here."""
-    del piece
+def _nearest(others: Sequence[Complete], dataset: str) -> list[Complete]:
+    """The dataset of the same name first: most of it is often what is wanted."""
+    return sorted(others, key=lambda other: other.piece.dataset != dataset)
 
 
-def _check_room(target: GetFolder, release: ReleaseId, manifest: Manifest, places: dict[str, str]) -> None:
+def _check_room(target: GetFolder, manifest: Manifest, reuse: Mapping[Piece, Reuse]) -> None:
     """Raise `Temporary` where it cannot fit, before the first byte."""
     block, need = target.volumes.block_bytes(), Space(0, 0)
-    for dataset in places:
-        kept = target.volumes.staged_bytes(VOLUME, Piece(release, dataset))
-        need += footprint(manifest.files[dataset], kept, block)
+    for piece, found in reuse.items():
+        files, kept = manifest.files[piece.dataset], target.volumes.staged_bytes(VOLUME, piece)
+        need += footprint(files, kept, block)
+        need -= found.saves(file for file in files if not kept(file)).get(VOLUME, Space(0, 0))
     room = target.volumes.space(VOLUME)
     if not need.fits(room):
         raise Temporary(

@@ -3,7 +3,7 @@
 DIR/<dataset>/<file…>           complete and verified; appears by one rename per dataset
 DIR/.hydra/get.json             whose folder this is: channel, release, and which datasets are ours
 DIR/.hydra/volumes/…            what is being fetched, as on a node: resumable
-DIR/.hydra/state/…              header and list of files of the release
+DIR/.hydra/state/…              headers and lists of files of this release and of those that are here still
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from handlers.adapters.folder import Folder, disk_errors
 from handlers.adapters.local import write_atomic
+from handlers.adapters.reuse import Complete
 from handlers.adapters.volume import TRASH, Volumes
 from handlers.core.errors import Conflict, Usage
 from handlers.core.holdings import Piece
@@ -31,13 +33,27 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Content:
-    """`ours` are the datasets in the folder that `hydra get` made, `placed` those of this very release."""
+    """`ours` are the datasets in the folder that `hydra get` made, `placed` those of this very release.
+
+    `older` says of the others which release they are of.
+    """
 
     channel: str
     release: str = ""
     digest: str = ""
     ours: tuple[str, ...] = ()
     placed: tuple[str, ...] = ()
+    older: Mapping[str, ReleaseId] = field(default_factory=dict)
+
+    @property
+    def datasets(self) -> dict[str, ReleaseId]:
+        """The datasets that are in the folder, with the release that each is of."""
+        return {**self.older, **{name: ReleaseId.parse(self.release) for name in self.placed}}
+
+    @property
+    def releases(self) -> set[ReleaseId]:
+        """The releases whose lists of files are needed."""
+        return {*self.older.values(), *([ReleaseId.parse(self.release)] if self.release else ())}
 
 
 class GetFolder:
@@ -58,7 +74,8 @@ class GetFolder:
             # what was staged may be another content of the same version
             if self.content.release:
                 self.volumes.delete(ReleaseId.parse(self.content.release))
-            self._write(replace(self.content, release=release, digest=digest, placed=()))
+            older = self.content.datasets
+            self._write(replace(self.content, release=release, digest=digest, placed=(), older=older))
 
     def lacks(self, manifest: Manifest) -> list[str]:
         """The datasets that are not there with all their files in the right size."""
@@ -69,6 +86,19 @@ class GetFolder:
             or any(_size(self.path / dataset / file.path) != file.size for file in files)
         ]
 
+    def complete(self, manifest: Callable[[ReleaseId], Manifest | None]) -> list[Complete]:
+        """The datasets that are in the folder, for others to take over what they have in common."""
+        return [
+            Complete(
+                Piece(release, dataset), VOLUME, partial(self._below, dataset), partial(manifest, release)
+            )
+            for dataset, release in sorted(self.content.datasets.items())
+        ]
+
+    def _below(self, dataset: str, above: Sequence[str]) -> Folder:
+        with Folder.of(self.path) as top:
+            return top.open([dataset, *above])
+
     def place(self, release: ReleaseId, dataset: str) -> None:
         """Move a complete dataset to its name, in place of the one that an earlier release left there."""
         self._write(
@@ -76,6 +106,7 @@ class GetFolder:
                 self.content,
                 ours=tuple(sorted({*self.content.ours, dataset})),
                 placed=tuple(d for d in self.content.placed if d != dataset),
+                older={d: r for d, r in self.content.older.items() if d != dataset},
             )
         )
         self._remove(dataset)
@@ -92,7 +123,7 @@ class GetFolder:
         for dataset in self.content.ours:
             if dataset not in datasets:
                 self._remove(dataset)
-        self._write(replace(self.content, ours=tuple(sorted(datasets))))
+        self._write(replace(self.content, ours=tuple(sorted(datasets)), older={}))
         self.volumes.delete(release)
 
     def _remove(self, dataset: str) -> None:
@@ -149,7 +180,8 @@ def _content(path: Path, channel: Channel) -> Content:
         if row.pop("format") != _FORMAT:
             raise ValueError("another format")
         ours, placed = (tuple(check_word(d, "dataset") for d in row[name]) for name in ("ours", "placed"))
-        content = Content(row["channel"], row["release"], row["digest"], ours, placed)
+        older = {check_word(d, "dataset"): ReleaseId.parse(r) for d, r in row.get("older", {}).items()}
+        content = Content(row["channel"], row["release"], row["digest"], ours, placed, older)
     except (ValueError, TypeError, KeyError, AttributeError, Usage) as e:
         raise Usage(f"{state} does not read as what `hydra get` writes ({e}); name another folder") from None
     if content.channel != channel:

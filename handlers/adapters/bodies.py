@@ -9,14 +9,15 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import KV, Objects, Source, read_object
 from handlers.core import acceptance, codec, keys
 from handlers.core.errors import HydraError, Integrity, SourceNotReady, Temporary
 from handlers.core.model import Hold, Manifest, Release
-from handlers.core.version import ReleaseId
+from handlers.core.names import Channel
+from handlers.core.version import ReleaseId, Version
 
 LARGEST_MANIFEST_BYTES = 256 * 1024**2  # what a node will hold in memory; 100,000 files take about 20 MB
 
@@ -93,6 +94,13 @@ class Bodies:
         self._manifests.pop(release, None)
         self._local.delete(_manifest_name(release))
         self._local.delete(_header_name(release))
+
+    def keep_only(self, channel: Channel, releases: Collection[ReleaseId]) -> None:
+        """Drop what is remembered of all other releases of a channel."""
+        names = {*self._local.names(f"releases/{channel}"), *self._local.names(f"manifests/{channel}")}
+        for name in sorted(names):
+            if (release := ReleaseId.of(channel, Version(name))) not in releases:
+                self.forget(release)
 
     def _manifest_bytes(self, release: ReleaseId, header: Release) -> bytes:
         ref = header.manifest

@@ -217,6 +217,47 @@ def test_unknown_names_are_usage_errors(desk: Desk, tmp_path: Path, name: str) -
     assert desk.run("get", name, str(tmp_path / "here")).code == 2
 
 
+def test_what_the_version_before_has_is_not_fetched_again(desk: Desk, tmp_path: Path) -> None:
+    """Equal files are taken from the folder, under whatever name, after their bytes were compared."""
+    published(desk, 1, b"one")
+    folder = tmp_path / "here"
+    desk.ok("get", PLACES, str(folder))
+    desk.objects.write(f"s3://data/index/{v(2)}/renamed", b"one")
+    desk.objects.write(f"s3://data/index/{v(2)}/b/c", b"other")
+    desk.objects.write(f"s3://data/ranks/{v(2)}/ranks.bin", b"one" * 3)
+    assert desk.publish("--version", v(2)).code == 0
+    damaged = folder / "ranks" / "ranks.bin"
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"one-oneone")
+
+    answer = desk.ok("get", PLACES, str(folder), "-o", "json").json
+
+    assert tree(folder) == {"index/renamed": b"one", "index/b/c": b"other", "ranks/ranks.bin": b"one" * 3}
+    assert answer["fetched_bytes"] == len(b"other") + len(b"one" * 3)
+    kept = {p.name for p in (folder / ".hydra/state").rglob("2026*")}
+    assert kept == {v(2)}
+
+
+def test_what_is_there_counts_also_after_a_version_that_did_not_come_whole(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """From the first release to the third, with a second in between of which only a part came."""
+    published(desk, 1, b"one")
+    published(desk, 2, b"two")
+    published(desk, 3, b"one")
+    folder = tmp_path / "here"
+    desk.ok("get", f"{PLACES}@{v(1)}", str(folder))
+    del desk.objects.buckets["data"][f"ranks/{v(2)}/ranks.bin"]
+    assert desk.run("get", f"{PLACES}@{v(2)}", str(folder)).code == 11
+    (folder / "index" / "a").unlink()
+
+    answer = desk.ok("get", PLACES, str(folder), "-o", "json").json
+
+    assert tree(folder) == expected(b"one")
+    assert answer["fetched_bytes"] == len(b"one")
+    assert {p.name for p in (folder / ".hydra/state").rglob("2026*")} == {v(3)}
+
+
 class Killed(BaseException):
     """The process ends here."""
 
