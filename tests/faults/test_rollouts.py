@@ -20,56 +20,72 @@ import pytest
 from handlers.adapters.ports import Cas, Set
 from handlers.core import codec, keys
 from handlers.core.model import Desired, Manifest, Ready, Release, Step
+from handlers.core.reasons import Reason
 from handlers.core.version import Version
-from hydra_cli.dev import processes
-from hydra_cli.dev.cluster import Cluster
+from hydra_cli.dev.demo.sight import Replica
 from tests.e2e.scene import V1, V2, V3, Scene, until
+from tests.faults.partition import apart, outside
 
 pytestmark = pytest.mark.timeout(600)
 FREE_S = 45.0  # until a slot of a node that is cut off counts no more: README
 HEADS, BURST_S, MOST_RUNS = 100, 10.0, 3
 
 
-@contextmanager
-def cut_off(cluster: Cluster, node: str) -> Iterator[None]:
-    """A node hears nothing of Consul, nor Consul of it: its agent stands still."""
-    _, running = cluster.node(node).running
-    agent = processes.find(running.process.pid)
-    assert agent
-    agent.send(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        agent.send(signal.SIGCONT)
-
-
 def test_c3_node_that_is_cut_off_with_a_slot_keeps_the_others_in_service_until_it_counts_as_dead(
     scene: Scene,
 ) -> None:
-    """Nobody else goes out beside it before; then somebody does, in time, and it comes back in order."""
-    scene.publish(V1)
-    scene.subscribe("--drain-time", "600s")
-    scene.start("n1", "n2", "n3", by_hand=False)
-    scene.await_running(V1)
-    scene.publish(V2)
-    until("one is out", lambda: scene.slots().out)
-    (first,) = scene.slots().out.values()
-    lost = next(replica for replica in scene.replicas if replica.node == first.node)
-    others = [replica for replica in scene.replicas if replica is not lost]
+    """A partition: its agent lives, and neither gossip nor RPC goes through.
 
-    with cut_off(scene.cluster, lost.node):
-        began = time.monotonic()
-        while (out := [entry.node for entry in scene.slots().out.values()]) == [lost.node]:
-            assert all(scene.serves(replica, V1) for replica in others)
-            assert time.monotonic() - began <= FREE_S
-        assert len(out) == 1
-        assert lost.node not in out
-        assert scene.answer(lost)[1]["version"] == V1  # its view was not touched
-    scene.subscribe("--drain-time", "0s")
+    Nobody else goes out beside it before it counts as dead; then somebody does, in time. The node changes
+    nothing meanwhile, and comes back in order.
+    """
+    with apart(scene.cluster, "n1") as wires:
+        scene.publish(V1)
+        scene.subscribe("--drain-time", "600s")
+        lost, *others = scene.start("n1", "n2", "n3", by_hand=False)
+        wires.stream(lost.port, wires.inside, outside, cluster=False)  # for its health check
+        scene.await_running(V1)
+        with cordoned(scene, "n2", "n3"):
+            scene.publish(V2)
+            until("the one of n1 is out", lambda: out(scene) == ["n1"])
+        for replica in others:
+            until("the others are refused", partial(is_refused, scene, replica))
 
-    scene.await_running(V2)
-    assert not scene.slots().out
-    assert not scene.verdicts().releases
+        with wires.cut():
+            began = time.monotonic()
+            while (found := out(scene)) == ["n1"]:
+                assert all(scene.serves(replica, V1) for replica in others)
+                assert time.monotonic() - began <= FREE_S
+            assert len(found) == 1
+            assert "n1" not in found
+            assert scene.answer(lost)[1]["version"] == V1  # its view was not touched
+        scene.subscribe("--drain-time", "0s")
+
+        scene.await_running(V2)
+        assert not scene.slots().out
+        assert not scene.verdicts().releases
+
+
+def out(scene: Scene) -> list[str]:
+    """The nodes of the instances that are out for a reload."""
+    return [entry.node for entry in scene.slots().out.values()]
+
+
+def is_refused(scene: Scene, replica: Replica) -> bool:
+    """It asked to go out, and the budget does not allow it."""
+    return Reason.BUDGET.told_in(scene.reason(replica))
+
+
+@contextmanager
+def cordoned(scene: Scene, *nodes: str) -> Iterator[None]:
+    """No moves on these nodes for the block."""
+    for node in nodes:
+        scene.hydra("node", "cordon", node)
+    try:
+        yield
+    finally:
+        for node in nodes:
+            scene.hydra("node", "uncordon", node)
 
 
 def test_c5_hundred_heads_in_ten_seconds_end_on_the_last_one_and_few_are_begun(scene: Scene) -> None:
