@@ -16,7 +16,7 @@ from handlers.core.model import Meta
 from hydra_cli.dev import servers
 from hydra_cli.dev.access import PLANNER_NODE, Access
 from hydra_cli.dev.folder import as_toml
-from hydra_cli.dev.node import MARK, path_of_programs, supervised
+from hydra_cli.dev.node import END_S, MARK, path_of_programs, supervised
 from hydra_cli.programs import program
 
 SESSION_TTL_MIN = "1s"  # Consul's own least is 10 s; tests may ask for less
@@ -50,6 +50,11 @@ class Backbone:
     def planner_root(self) -> Path:
         """The planner's HYDRA_ROOT."""
         return self.folder / "planner" / "root"
+
+    @property
+    def planner_config(self) -> Path:
+        """The planner's HYDRA_CONFIG."""
+        return self.folder / "planner" / "node.toml"
 
     @property
     def server(self) -> servers.ConsulAgent:
@@ -112,13 +117,21 @@ class Backbone:
     def start_planner(self, limits: Mapping[str, float]) -> None:
         """Start `hydra node run --planner`, with a root of its own and sessions on the server's node."""
         self.planner_root.mkdir(parents=True)
-        config = self.planner_root.with_name("node.toml")
-        config.write_text(as_toml(limits))
+        self.planner_config.write_text(as_toml(limits))
+        self.restart_planner()
+
+    def stop_planner(self) -> None:
+        """Let there be no planner."""
+        assert self._planner_runs, "the planner was started"
+        self._planner_runs.stop(END_S)
+
+    def restart_planner(self) -> None:
+        """Start the planner, with what it left on its disk."""
         own = {
             "PATH": path_of_programs(),
             "HYDRA_ROOT": str(self.planner_root),
             "HYDRA_NODE": PLANNER_NODE,
-            "HYDRA_CONFIG": str(config),
+            "HYDRA_CONFIG": str(self.planner_config),
         }
         environ = {**self.env("planner"), **self.marks, **own}
         self._planner_runs = supervised("planner", self.planner_root.parent, environ, "--planner")

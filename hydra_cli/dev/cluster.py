@@ -142,6 +142,11 @@ class Cluster:
         return self._backbone.planner_root
 
     @property
+    def planner_config(self) -> Path:
+        """The planner's HYDRA_CONFIG."""
+        return self._backbone.planner_config
+
+    @property
     def server(self) -> servers.ConsulAgent:
         """The Consul server."""
         return self._backbone.server
@@ -210,6 +215,15 @@ class Cluster:
     def start_server(self) -> None:
         """Let Consul come back with its data."""
         self._backbone.restart_consul()
+        self._record()
+
+    def stop_planner(self) -> None:
+        """Let there be no planner."""
+        self._backbone.stop_planner()
+
+    def start_planner(self) -> None:
+        """Let the planner come back with what is on its disk."""
+        self._backbone.restart_planner()
         self._record()
 
     def snapshot(self) -> bytes:

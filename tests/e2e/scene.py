@@ -378,8 +378,8 @@ class Scene:
 
     def run_handlers(self) -> None:
         """Run every handler once, one after the other, as the timers do; how they end is theirs to say."""
-        backbone, limits = self.cluster.planner_root, self.cluster.planner_root.with_name("node.toml")
-        planner = {"HYDRA_ROOT": str(backbone), "HYDRA_NODE": PLANNER_NODE, "HYDRA_CONFIG": str(limits)}
+        own = {"HYDRA_ROOT": self.cluster.planner_root, "HYDRA_CONFIG": self.cluster.planner_config}
+        planner = {name: str(path) for name, path in own.items()} | {"HYDRA_NODE": PLANNER_NODE}
         environs = {"plan": [{**self.cluster.env("planner"), **planner}]}
         environs["retain"] = environs["plan"]
         environs["sync"] = [self.cluster.env("node", node) for node in self.cluster.nodes]

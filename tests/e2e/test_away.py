@@ -126,7 +126,7 @@ def second_planner(cluster: Cluster) -> Iterator[None]:
         "PATH": path_of_programs(),
         "HYDRA_ROOT": str(folder / "root"),
         "HYDRA_NODE": PLANNER_NODE,
-        "HYDRA_CONFIG": str(cluster.folder / "planner" / "node.toml"),
+        "HYDRA_CONFIG": str(cluster.planner_config),
     }
     running = supervised(
         "planner2", folder, {**cluster.env("planner"), **cluster._backbone.marks, **own}, "--planner"

@@ -15,11 +15,9 @@ from pathlib import Path
 import pytest
 
 from handlers.core.model import Ready
-from hydra_cli.dev.access import PLANNER_NODE
 from hydra_cli.dev.demo.sight import Replica
 from tests import servers
 from tests.e2e.scene import V1, V2, Scene, until
-from tests.e2e.standing import frozen
 
 pytestmark = pytest.mark.timeout(600)
 OUTAGE_S = 30.0  # `consul watch` tries again after 5, 25 and 70 s
@@ -72,8 +70,12 @@ def converges(scene: Scene, since: float) -> None:
     assert time.monotonic() - since <= CONVERGED_S
 
 
-def test_c2_while_all_consul_servers_are_away_services_go_on_and_soon_after_all_is_well(scene: Scene) -> None:
+def test_c2_while_consul_servers_planner_and_s3_are_all_away_services_go_on_and_soon_after_all_is_well(
+    scene: Scene, shipped_s3: servers.S3
+) -> None:
     two_replicas(scene)
+    shipped_s3.stop()
+    scene.cluster.stop_planner()
     scene.cluster.stop_server(kill=True)
     began = time.monotonic()
     try:
@@ -82,19 +84,20 @@ def test_c2_while_all_consul_servers_are_away_services_go_on_and_soon_after_all_
         assert all(scene.serves(replica, V1) for replica in scene.replicas)
     finally:
         scene.cluster.start_server()
+        scene.cluster.start_planner()
+        shipped_s3.start()
 
     converges(scene, time.monotonic())
 
 
-def test_c2_while_the_planner_stands_still_and_s3_is_away_services_go_on(
-    scene: Scene, shipped_s3: servers.S3
-) -> None:
+def test_c2_while_there_is_no_planner_and_no_s3_services_go_on(scene: Scene, shipped_s3: servers.S3) -> None:
     two_replicas(scene)
     shipped_s3.stop()
+    scene.cluster.stop_planner()
     try:
-        with frozen(scene, PLANNER_NODE):
-            all_go_on(scene)
+        all_go_on(scene)
     finally:
+        scene.cluster.start_planner()
         shipped_s3.start()
 
     converges(scene, time.monotonic())
