@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Where the external programs are: on PATH, in the cache, or built now with Go.
 
-`python3 tools/programs.py` makes sure that every program is there that Hydra itself needs, `... all
-kubernetes` those of a test cluster; `... path consul` prints where one is.
+`python3 tools/programs.py` makes sure that every program is there that Hydra itself needs, `... all tests`
+those of its tests, `... all kubernetes` those of a test cluster; `... path consul` prints where one is.
 It has to run before anything is installed, so it uses the standard library alone. The programs and their
 versions are pinned here, in `PROGRAMS`, and nowhere else.
 
@@ -52,6 +52,7 @@ class Program:
     wrapper: Path | None = None  # a Go module of our own, where `go install` refuses the released one
     version_variable: str = ""  # which the linker has to set, in a program that does not know its version
     linked: tuple[str, ...] = ()  # further variables that the linker has to set, as NAME=VALUE
+    tags: tuple[str, ...] = ()  # of the build
     asked: tuple[str, ...] = ("--version",)  # what makes it tell its version
     group: str = "hydra"  # whom it is for; what only a test cluster needs is built when it is asked for
 
@@ -99,6 +100,17 @@ PROGRAMS = {
             (1, 7, 0),
             "github.com/versity/versitygw/cmd/versitygw",
             version_variable="main.Version",
+        ),
+        # Only tests ask it: the service discovery of all clouds is left out, and so is its UI.
+        Program(
+            "prometheus",
+            "3.13.5",
+            (3, 5, 0),
+            "github.com/prometheus/prometheus/cmd/prometheus",
+            HERE / "prometheus",
+            version_variable="github.com/prometheus/common/version.Version",
+            tags=("remove_all_sd",),
+            group="tests",
         ),
         *(_of_kubernetes(name) for name in _KUBERNETES),
         Program(
@@ -250,6 +262,7 @@ def compile_into(aside: Path, program: Program) -> None:
     known = (f"{program.version_variable}=v{program.version}",) if program.version_variable else ()
     linked = "".join(f" -X {variable}" for variable in (*known, *program.linked))
     flags = ["-v", "-trimpath", f"-ldflags=-s -w{linked}"]
+    flags += [f"-tags={','.join(program.tags)}"] if program.tags else []
     if program.wrapper:
         # a copy: Go may touch go.sum, and not in the checkout
         shutil.copytree(program.wrapper, aside / "module")

@@ -25,6 +25,7 @@ from handlers.core.version import ReleaseId
 ANSWER_S = 5.0
 COMMAND_S = 60.0
 _MAX_BODY = 1 << 20
+_MAX_SAID = 300  # of an error, in a verdict
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -147,9 +148,15 @@ def _compared(
 
 
 def _value(body: bytes) -> float | None:
-    """The one number in an answer of Prometheus; an empty vector is no evidence."""
+    """The one number in an answer of Prometheus; an empty vector is no evidence.
+
+    Answers are as https://prometheus.io/docs/prometheus/latest/querying/api/ has them.
+    """
     try:
-        data = json.loads(body)["data"]
+        answer = json.loads(body)
+        if answer["status"] == "error":
+            raise HydraError(f"Prometheus refuses the query: {str(answer['error'])[:_MAX_SAID]}")
+        data = answer["data"]
         rows = [data["result"]] if data["resultType"] == "scalar" else [r["value"] for r in data["result"]]
         if len(rows) > 1:
             raise HydraError(f"the query has {len(rows)} results, and must have one")

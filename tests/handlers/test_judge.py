@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -254,33 +253,6 @@ def test_number_of_canaries_is_compared_with_that_of_the_others() -> None:
         assert Gauge({}, "").look(check, subject(mine, other, compare=1.2))[0] is Look.BAD
         assert Gauge({}, "").look(check, subject(mine, other, compare=2))[0] is Look.GOOD
         assert Gauge({}, "").look(check, subject(mine, compare=2))[0] is Look.NOTHING
-
-
-@pytest.mark.parametrize(
-    ("data", "look"),
-    [
-        ({"resultType": "vector", "result": [{"metric": {}, "value": [1, "0.5"]}]}, Look.GOOD),
-        ({"resultType": "vector", "result": [{"metric": {}, "value": [1, "1.5"]}]}, Look.BAD),
-        ({"resultType": "vector", "result": []}, Look.NOTHING),
-        ({"resultType": "vector", "result": [{"value": [1, "NaN"]}]}, Look.NOTHING),
-        ({"resultType": "vector", "result": [{"value": [1, "0"]}, {"value": [1, "0"]}]}, Look.NOTHING),
-        ({"resultType": "scalar", "result": [1, "0.5"]}, Look.GOOD),
-        ({"resultType": "matrix", "result": [{}]}, Look.NOTHING),
-    ],
-)
-def test_prometheus_is_asked_for_the_canaries(data: object, look: Look) -> None:
-    asked = []
-
-    def answer(path: str) -> tuple[int, object]:
-        asked.append(parse_qs(urlsplit(path).query)["query"][0])
-        return 200, {"status": "success", "data": data}
-
-    with server(answer) as port:
-        gauge = Gauge({}, f"http://127.0.0.1:{port}")
-        found, _ = gauge.look(parse_check('prometheus:errors{id=~"{instances}"}<=1'), subject(1))
-
-    assert found is look
-    assert asked == ['errors{id=~"places[.]1"}']
 
 
 def test_prometheus_that_is_away_or_not_configured_says_nothing() -> None:

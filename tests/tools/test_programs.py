@@ -217,6 +217,15 @@ def test_wrapper_module_is_built_from_a_copy(machine: Path, monkeypatch: pytest.
     ]
 
 
+def test_tags_of_a_program_reach_its_build(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_VERSION", "3.13.5")
+    noted = FAKE_GO.replace("echo x", 'echo "$*"').replace("{body}", GOOD_BUILD)
+    executable(machine / "bin" / "go", noted)
+
+    assert run("path", "prometheus").returncode == 0
+    assert " -tags=remove_all_sd " in (machine / "builds").read_text()
+
+
 def test_old_go_on_path_is_not_used(
     machine: Path, monkeypatch: pytest.MonkeyPatch, programs: ModuleType
 ) -> None:
