@@ -79,6 +79,32 @@ def test_bad_canary_returns_without_a_download_and_the_next_release_goes_ahead(
     assert V2 not in scene.reader_log(late)
 
 
+def test_version_that_is_bad_for_one_service_is_bad_for_all_where_its_channel_says_so(scene: Scene) -> None:
+    """The other service has no check of its own, and runs the version already."""
+    begin(scene)
+    other = scene.sibling("propagate")
+    other.channel = scene.channel
+    try:
+        other.subscribe()
+        other.start("n1", "n2")
+        other.await_running(V1)
+        scene.hydra("channel", "set", scene.channel, "--propagate")
+        scene.subscribe(*CANARY, "--check-time", "10m", "--check-failures", "1000")
+        scene.publish(V2, errors=0.5)
+        other.await_running(V2)
+
+        scene.subscribe(*CANARY, "--check-failures", "0")
+
+        until("there is a verdict", lambda: scene.verdicts().releases)
+        scene.await_running(V1)
+        other.await_running(V1)
+        assert other.verdicts().releases == {}
+        (late,) = other.start("n3")
+        other.await_running(V1, late)
+    finally:
+        other.close()
+
+
 def test_check_without_evidence_pauses_until_somebody_promotes(scene: Scene) -> None:
     begin(scene)
 
@@ -90,6 +116,11 @@ def test_check_without_evidence_pauses_until_somebody_promotes(scene: Scene) -> 
         waiting = [replica for replica in scene.replicas if not scene.runs(replica, V2)]
         assert len(waiting) == 2
         assert all(scene.runs(replica, V1) for replica in waiting)
+        first = scene.verdicts().releases[scene.release(V2)].id
+        scene.hydra("rollout", "retry", scene.service, "--reason", "there should be traffic now")
+        until("it was looked at again", lambda: scene.verdicts().releases[scene.release(V2)].id != first)
+        assert scene.verdicts().releases[scene.release(V2)].verdict == "inconclusive"
+        assert moved_to(scene, V2) == 1
         scene.hydra("rollout", "promote", scene.service, "--reason", "looked at it by hand")
         scene.await_running(V2)
 
