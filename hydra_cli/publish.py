@@ -103,6 +103,8 @@ class Published:
         ]
         yield Table(columns, rows, right=frozenset({"FILES", "SIZE"}))
         yield from unprotected((n, d.integrity) for n, d in sorted(header.datasets.items()))
+        if header.labels:
+            yield Line("labels: " + ", ".join(f"{key}={text}" for key, text in sorted(header.labels.items())))
         for name, least in sorted(header.needs.items()):
             yield Line(f"needs {name}@{least} or newer")
         if self.result != "unchanged":

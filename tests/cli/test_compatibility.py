@@ -76,6 +76,7 @@ def test_labels_of_the_template_are_in_the_header_and_those_of_the_command_line_
     assert answer.code == 0, answer
     header = codec.decode(model.Release, fleet.value(keys.release(PLACES, v(3))) or b"", "header")
     assert header.labels == {"format": "6", "schema": "ltr", "by": "eve"}
+    assert "labels: by=eve, format=6, schema=ltr" in answer.out
     answer = fleet.run("publish", template, "--channel", PLACES)
     assert (answer.code, "already with other labels" in answer.err) == (5, True)
 
