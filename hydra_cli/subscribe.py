@@ -98,7 +98,7 @@ hydra subscribe prod/search/completion --reads 'places:format<=4 ranking:schema=
     help="In its place: how many stay in service, however many there are.",
 )
 @click.option(
-    "--data-first/--no-data-first", default=None, help="Move nobody before all nodes have the data."
+    "--data-first/--no-data-first", default=None, help="Move nobody before all live nodes have the data."
 )
 @click.option("--canaries", type=click.IntRange(0), help="How many move first (default: 0, 1 with a check).")
 @click.option(
