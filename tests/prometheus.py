@@ -14,15 +14,16 @@ from hydra_cli.dev.ports import free_port
 from hydra_cli.dev.servers import HOST, await_ready, start
 from hydra_cli.programs import program
 
-SCRAPE_MS = 200
-
 
 @contextlib.contextmanager
-def prometheus(folder: Path, targets: Mapping[str, int]) -> Iterator[str]:
-    """Its URL, while it scrapes `/metrics` at these ports; `instance` is their name."""
+def prometheus(folder: Path, targets: Mapping[str, int], every_s: int) -> Iterator[str]:
+    """Its URL, while it scrapes `/metrics` at these ports every so often; `instance` is their name.
+
+    An answer may take as long; after one that took longer, nothing is known until the next.
+    """
     port = free_port()
     groups = [{"targets": [f"{HOST}:{p}"], "labels": {"instance": name}} for name, p in targets.items()]
-    times = {"scrape_interval": f"{SCRAPE_MS}ms", "scrape_timeout": f"{SCRAPE_MS}ms"}
+    times = {"scrape_interval": f"{every_s}s", "scrape_timeout": f"{every_s}s"}
     # services that do not say in which format they answer
     job = {"job_name": "tests", "fallback_scrape_protocol": "PrometheusText0.0.4", "static_configs": groups}
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prometheus that has seen both instances."""
     with page(PAGES[CANARY]) as canary, page(PAGES[OTHER]) as other:
         targets = {CANARY.id: canary, OTHER.id: other}
-        with prometheus(tmp_path_factory.mktemp("prometheus"), targets) as address:
+        with prometheus(tmp_path_factory.mktemp("prometheus"), targets, every_s=5) as address:
             wait_until(lambda: look(address, "count(errors)>=2")[0] is Look.GOOD, what="both were scraped")
             yield address
 
