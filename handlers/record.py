@@ -198,6 +198,8 @@ class Recorder:
             before, world, lambda r: _sentence(world, r, self._now()), self._now(), notify.stuck_after_s
         )
         kept = tuple(event for event in told.pending if event.kind in notify.events and notify.wanted)
+        if (dropped := len(kept) - MOST_PENDING) > 0:
+            log.warning("record", "events that nobody takes are dropped, the oldest first", count=dropped)
         told = replace(told, pending=kept[-MOST_PENDING:])
         if told != before:
             index = self._write(key, told, index, [])

@@ -236,3 +236,17 @@ def test_events_that_nobody_asked_for_are_not_kept(scene: Scene) -> None:
 
     assert scene.look() == ""
     assert scene.told().pending == ()
+
+
+def test_events_that_nobody_takes_are_kept_up_to_a_number_and_it_is_said_what_is_dropped(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("handlers.record.MOST_PENDING", 2)
+    scene.notify = Notify(command=("false",))
+    scene.restart()
+    for number in (2, 1, 2):
+        scene.kv.txn([Set(keys.head(PLACES), v(number).encode())])
+        scene.look()
+
+    assert [event.text.split()[1] for event in scene.told().pending] == [v(1), v(2)]
+    assert "dropped, the oldest first" in caplog.text
