@@ -20,20 +20,21 @@ from handlers import doorbell, log
 from handlers.adapters.bell import Bell
 from handlers.adapters.bodies import Bodies, BodyFetch
 from handlers.adapters.ledger import Ledger
-from handlers.adapters.link import Link
 from handlers.adapters.ports import Objects, Set
 from handlers.adapters.progress import ProgressReport
+from handlers.adapters.rooms import Rooms
 from handlers.adapters.stores import Stores
 from handlers.adapters.survey import Survey
-from handlers.adapters.transfer import Transfer
+from handlers.adapters.taking import Taking
 from handlers.adapters.volume import Volumes
 from handlers.context import Context
 from handlers.core import codec, keys
-from handlers.core.diff import Action, Decision, Delete, Download, Publish, Withdraw, diff
+from handlers.core.diff import Action, Decision, Delete, Publish, Withdraw, diff
 from handlers.core.errors import HydraError, Temporary
 from handlers.core.holdings import Facts, missing
 from handlers.core.model import Actual, Desired, State
 from handlers.core.version import ReleaseId
+from handlers.downloads import Downloads
 from handlers.orders import Orders
 
 TICK_S = 5.0
@@ -52,19 +53,18 @@ class Sync:
     def __init__(self, ctx: Context, objects: Objects, clock: Callable[[], float] = time.time) -> None:
         self._ctx, self._kv, self._local, self._clock = ctx, ctx.kv, ctx.local, clock
         self._limits, self._node = ctx.settings.limits, ctx.node
-        self._objects = objects
         self._volumes = Volumes(ctx.settings.root, ctx.settings.volumes)
         self._bodies = Bodies(ctx.kv, ctx.local, objects)
         self._ledger = Ledger(ctx.local, self._limits.retry_s)
-        self._survey = Survey(self._volumes, self._bodies, self._ledger, self._limits, clock)
-        self._link = Link(self._limits.streams, self._limits.bandwidth_bytes_s)
-        self._progress = ProgressReport(ctx.kv, ctx.node, self._volumes, clock)
+        self._rooms = Rooms(self._volumes, Taking(ctx.settings.root, _NAME))
+        self._survey = Survey(self._volumes, self._rooms, self._bodies, self._ledger, self._limits, clock)
+        self._progress = ProgressReport(ctx.kv, ctx.node, self._volumes, self._rooms, clock)
         self._orders = Orders(ctx.kv, ctx.local, self._ledger, ctx.node)
         self._written: bytes | None = None
         self._unwritten: Temporary | None = None
-        self._running: dict[ReleaseId, Transfer] = {}
         self._fetching: BodyFetch | None = None
         self._wake = threading.Event()
+        self._downloads = Downloads(self._limits, self._volumes, self._rooms, objects, self._wake)
 
     def converge(self) -> str:
         """Work until nothing is left to do or only waits remain; the sentence to log."""
@@ -83,7 +83,7 @@ class Sync:
             self._alarm(str(e))
             raise
         finally:
-            self._stop_all()
+            self._downloads.stop()
         return self._settle(decision)
 
     def _alarm(self, reason: str) -> None:
@@ -115,7 +115,7 @@ class Sync:
                 self._retake()
             self._collect()
             self._replace_changed(self._orders.desired)
-            facts = self._survey.facts(self._orders.desired, self._orders.hold, self._running)
+            facts = self._survey.facts(self._orders.desired, self._orders.hold, self._downloads.running)
             decision = diff(facts)
             if self._do(facts, decision, (Withdraw, Publish)):
                 continue
@@ -123,12 +123,16 @@ class Sync:
             if self._do(facts, decision, (Delete,)):
                 continue
             self._fetch_bodies(facts)
-            self._start(facts, decision)
-            if not self._running and self._fetching is None and decision.start_at is None:
+            self._downloads.start(self._node, facts, decision, self._bodies, self._survey)
+            if not self._at_work and decision.start_at is None:
                 return decision
             bell.listen(self._orders.index)
-            self._progress.write(self._running)
+            self._progress.write(self._downloads.running)
             self._wake.wait(min(TICK_S, max(0.0, (decision.start_at or facts.now + TICK_S) - facts.now)))
+
+    @property
+    def _at_work(self) -> bool:
+        return bool(self._downloads.running or self._downloads.refused or self._fetching)
 
     def _retake(self) -> None:
         """Take over what came meanwhile, and give up downloads that it does not want any more."""
@@ -138,23 +142,18 @@ class Sync:
         except Temporary as e:
             log.warning(_NAME, "Consul is away; downloads go on", node=self._node, reason=e)
             return
-        for release, transfer in self._running.items():
-            wanted = self._orders.desired.releases.get(release)
-            if wanted is None or wanted.digest != transfer.digest or self._orders.desired.cordoned:
-                transfer.cancel()
+        self._downloads.give_up(self._orders.desired)
 
     def _collect(self) -> None:
         """Take note of downloads and fetches that have ended."""
         assert self._orders.desired is not None
-        for release, transfer in list(self._running.items()):
-            if transfer.ended:
-                del self._running[release]
-                self._survey.forget(release)
-                if transfer.error is not None and not transfer.superseded:
-                    self._failed(release, transfer.error)
-        if self._fetching is not None and self._fetching.ended:
-            for release, error in self._fetching.errors.items():
+        for release, error in self._downloads.ended():
+            self._survey.forget(release)
+            if error is not None:
                 self._failed(release, error)
+        if self._fetching is not None and self._fetching.ended:
+            for release, problem in self._fetching.errors.items():
+                self._failed(release, problem)
             self._fetching = None
 
     def _failed(self, release: ReleaseId, error: Exception) -> None:
@@ -172,7 +171,7 @@ class Sync:
         """
         for release, hold in desired.releases.items():
             kept = self._bodies.kept_digest(release)
-            if kept is None or kept == hold.digest or release in self._running:
+            if kept is None or kept == hold.digest or release in self._downloads.running:
                 continue
             if reason := self._survey.in_use(release) or self._orders.hold:
                 self._failed_once(
@@ -236,29 +235,6 @@ class Sync:
         if lacking and self._fetching is None:
             self._fetching = BodyFetch(self._bodies, lacking, self._wake)
 
-    def _start(self, facts: Facts, decision: Decision) -> None:
-        """Start downloads, as many as the limits allow."""
-        for action in decision.actions:
-            if isinstance(action, Download) and len(self._running) < self._limits.downloads:
-                header = facts.bodies[action.release]
-                manifest = self._bodies.manifest(action.release, header)
-                assert manifest is not None  # the survey shows incomplete releases only with their files
-                log.info(_NAME, "download", release=action.release, node=self._node, reason=action.why)
-                self._running[action.release] = transfer = Transfer(
-                    action.release,
-                    facts.desired[action.release].digest,
-                    header,
-                    manifest,
-                    action.volumes,
-                    self._volumes,
-                    self._objects,
-                    link=self._link,
-                    reuse=self._survey.reuse,
-                    patience_s=self._limits.patience_s,
-                    wake=self._wake,
-                )
-                transfer.start()
-
     def _report(self, decision: Decision) -> None:
         """Rewrite `actual` if it is not what is true now; while Consul is away, downloads go on."""
         assert self._orders.desired is not None
@@ -297,10 +273,3 @@ class Sync:
         counts = ", ".join(f"{states.count(s)} {s.lower()}" for s in State if states.count(s))
         said = f"generation {self._ledger.generation()}: {counts or 'no releases desired'}"
         return f"{said}; held: {hold}" if hold else said
-
-    def _stop_all(self) -> None:
-        """Give up all downloads; a thread that is stuck ends with the process."""
-        for transfer in self._running.values():
-            transfer.cancel()
-        for transfer in self._running.values():
-            transfer.join()

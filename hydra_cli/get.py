@@ -13,6 +13,7 @@ from handlers.adapters.bodies import Bodies
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import KV, Objects
 from handlers.adapters.reuse import Complete, Reuse
+from handlers.adapters.rooms import Rooms
 from handlers.core import codec, keys
 from handlers.core.errors import NotTakenOver, SourceNotReady, Temporary, Usage
 from handlers.core.holdings import Piece, Space, footprint
@@ -181,12 +182,13 @@ def _nearest(others: Sequence[Complete], dataset: str) -> list[Complete]:
 
 def _check_room(target: GetFolder, manifest: Manifest, reuse: Mapping[Piece, Reuse]) -> None:
     """Raise `Temporary` where it cannot fit, before the first byte."""
-    block, need = target.volumes.block_bytes(), Space(0, 0)
+    rooms, need = Rooms(target.volumes), Space(0, 0)
+    block = rooms.block_bytes()
     for piece, found in reuse.items():
         files, kept = manifest.files[piece.dataset], target.volumes.staged_bytes(VOLUME, piece)
         need += footprint(files, kept, block)
         need -= found.saves(file for file in files if not kept(file)).get(VOLUME, Space(0, 0))
-    room = target.volumes.space(VOLUME)
+    room = rooms.space(VOLUME)
     if not need.fits(room):
         raise Temporary(
             f"{target.path}: {size(need.bytes)} and {need.files} files are needed, "

@@ -14,6 +14,7 @@ from handlers.adapters.inspection import Copy, Damage, exists
 from handlers.adapters.ledger import Ledger
 from handlers.adapters.local import LocalState, turn
 from handlers.adapters.ram import RamCache
+from handlers.adapters.rooms import Rooms
 from handlers.adapters.survey import Survey
 from handlers.adapters.volume import Volumes
 from handlers.core.errors import HydraError, Temporary
@@ -30,7 +31,8 @@ def repair(
 
     Waits until neither sync nor reload is at work; `Temporary` when others wait for that already.
     """
-    survey = Survey(volumes, bodies, Ledger(LocalState(own.root), own.limits.retry_s), own.limits)
+    ledger = Ledger(LocalState(own.root), own.limits.retry_s)
+    survey = Survey(volumes, Rooms(volumes), bodies, ledger, own.limits)
     screen.note("waiting for a pause of sync and reload")
     with turn(own.root, "sync") as first, turn(own.root, "reload") as second:
         if not (first and second):

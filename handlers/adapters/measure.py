@@ -18,6 +18,11 @@ def taken(folders: Iterable[Folder]) -> int:
     return sum(dict(found for folder in folders for found in _files(folder)).values())
 
 
+def shares_files(folder: Folder) -> bool:
+    """Whether a file in a tree has other names, in the tree or elsewhere."""
+    return any(info.st_nlink > 1 for info in _stats(folder))
+
+
 def shared(
     trees: Iterable[tuple[ReleaseId, Folder]], rooms: Callable[[ReleaseId], Iterable[str]]
 ) -> dict[frozenset[ReleaseId], dict[str, Space]]:
@@ -38,8 +43,12 @@ def shared(
 
 def _files(folder: Folder) -> Iterator[tuple[int, int]]:
     """Inode and bytes of every file below a folder."""
+    for info in _stats(folder):
+        yield info.st_ino, info.st_blocks * _BLOCK
+
+
+def _stats(folder: Folder) -> Iterator[os.stat_result]:
     for *_, names, fd in os.fwalk(dir_fd=folder.fd, follow_symlinks=False):
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # a download renames its files meanwhile
-                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                yield info.st_ino, info.st_blocks * _BLOCK
+                yield os.stat(name, dir_fd=fd, follow_symlinks=False)

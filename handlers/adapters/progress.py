@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from handlers.adapters.ledger import timestamp
 from handlers.adapters.ports import KV, Set
+from handlers.adapters.rooms import Rooms
 from handlers.adapters.transfer import Transfer
 from handlers.adapters.volume import Volumes
 from handlers.core import codec, keys
@@ -21,8 +22,8 @@ NOTICED = 0.02  # of a volume
 class ProgressReport:
     """Writes a node's progress at most every 10 s, and once more when all is done."""
 
-    def __init__(self, kv: KV, node: str, volumes: Volumes, clock: Callable[[], float]) -> None:
-        self._kv, self._node, self._volumes, self._clock = kv, node, volumes, clock
+    def __init__(self, kv: KV, node: str, volumes: Volumes, rooms: Rooms, clock: Callable[[], float]) -> None:
+        self._kv, self._node, self._volumes, self._rooms, self._clock = kv, node, volumes, rooms, clock
         self._last = 0.0
         self._before: dict[ReleaseId, int] = {}
 
@@ -71,14 +72,14 @@ class ProgressReport:
         )
 
     def _document(self, downloads: Mapping[ReleaseId, Download]) -> Progress:
-        rooms, inventory = self._volumes.rooms(), self._volumes.inventory()
+        rooms, inventory = self._rooms.all(), self._volumes.inventory()
         holds: dict[str, dict[ReleaseId, tuple[str, ...]]] = {name: {} for name in self._volumes.volumes}
         for piece, volume in sorted(inventory.complete.items()):
             found = holds[volume]
             found[piece.release] = (*found.get(piece.release, ()), piece.dataset)
         volumes = {
             name: VolumeUse(
-                size=self._volumes.size(name),
+                size=self._rooms.size(name),
                 free=max(0, rooms[name].bytes),
                 files=max(0, rooms[name].files),
                 namespaces={ns: max(0, rooms[f"{name}/{ns}"].bytes) for ns in info.namespaces},

@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from handlers.adapters.folder import RELEASE_DEPTH, Folder, disk_errors, each, release_at
+from handlers.adapters.rooms import Rooms
+from handlers.adapters.taking import Taking
 from handlers.adapters.volume import DATA_FILE, TRASH, Volumes
-from handlers.core.errors import Integrity, Temporary
+from handlers.core.errors import Integrity, NoRoom, Temporary
 from handlers.core.holdings import Piece
 from handlers.core.model import RAM, VolumeInfo
 from handlers.core.version import ReleaseId
@@ -31,6 +33,8 @@ class RamCache:
 
     def __init__(self, root: Path, volumes: Mapping[str, VolumeInfo]) -> None:
         self._root, self._volumes = root, Volumes(root, volumes)
+        self._taking = Taking(root, "reload")
+        self._rooms = Rooms(self._volumes, self._taking)
         self._ram = next((name for name, info in volumes.items() if info.cls == RAM), "")
         self._disks = [name for name, info in volumes.items() if info.cls != RAM]
 
@@ -62,7 +66,7 @@ class RamCache:
 
     def room(self) -> int:
         """Bytes that may still be taken: of the budget, and of what is free above the reserve."""
-        return self._volumes.space(self._ram).bytes if self._ram else 0
+        return self._rooms.space(self._ram).bytes if self._ram else 0
 
     def size(self, piece: Piece) -> int | None:
         """Bytes that a copy would take; None while the release is not complete on this node."""
@@ -83,7 +87,8 @@ class RamCache:
         if not self._folder(self._ram, piece).is_dir():
             self._forget_staged(piece)
             try:
-                self._copy(piece, source, stop)
+                with self._claimed(piece) as left:
+                    self._copy(piece, source, stop, left)
             except BaseException:
                 self._forget_staged(piece)
                 raise
@@ -102,7 +107,26 @@ class RamCache:
             with top.open(["volumes", self._ram, "data"], make=True) as data:
                 data.prune(_parts(piece.release))
 
-    def _copy(self, piece: Piece, source: Path, stop: Callable[[], bool]) -> None:
+    @contextlib.contextmanager
+    def _claimed(self, piece: Piece) -> Iterator[Callable[[int], None]]:
+        """Keep others from the room of a copy; is told the bytes of it that have come. Raises `NoRoom`."""
+        device, size = self._rooms.device(self._ram), self.size(piece) or 0
+
+        def came(count: int) -> None:
+            nonlocal size
+            size = max(0, size - count)
+            self._taking.left({device: size})
+
+        if not self._taking.claim({device: size}, lambda _: self._rooms.above_reserve(self._ram).bytes):
+            raise NoRoom(f"{piece.release} {piece.dataset} takes {size} bytes, and others take what is free")
+        try:
+            yield came
+        finally:
+            self._taking.end()
+
+    def _copy(
+        self, piece: Piece, source: Path, stop: Callable[[], bool], came: Callable[[int], None]
+    ) -> None:
         what = f"RAM copy of {piece.release} {piece.dataset}"
         done, parts = self._volumes.stage(self._ram, piece)
         parts.close()
@@ -112,7 +136,7 @@ class RamCache:
                     raise Temporary(f"{what}: not wanted any more")
                 *above, name = file.relative_to(source).parts
                 with done.open(above, make=True) as folder:
-                    _copy_file(file, folder, name, what)
+                    came(_copy_file(file, folder, name, what))
         self._volumes.complete(self._ram, piece)
 
     def _forget_staged(self, piece: Piece) -> None:
@@ -184,8 +208,8 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(where, name) for name in names)
 
 
-def _copy_file(source: Path, folder: Folder, name: str, what: str) -> None:
-    """One file, durable and read-only; raises `Integrity` when it does not arrive whole."""
+def _copy_file(source: Path, folder: Folder, name: str, what: str) -> int:
+    """One file, durable and read-only; its bytes. Raises `Integrity` when it does not arrive whole."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     fd = os.open(name, flags, 0o600, dir_fd=folder.fd)
     with os.fdopen(fd, "wb") as writer, source.open("rb") as reader:
@@ -197,3 +221,4 @@ def _copy_file(source: Path, folder: Folder, name: str, what: str) -> None:
             raise Integrity(f"{what}: {source.name} has {size} bytes, {copied} arrived")
         os.fchmod(writer.fileno(), DATA_FILE)
         os.fsync(writer.fileno())
+    return size

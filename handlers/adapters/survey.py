@@ -12,6 +12,7 @@ from handlers.adapters import usage
 from handlers.adapters.bodies import Bodies
 from handlers.adapters.ledger import Ledger, timestamp
 from handlers.adapters.reuse import Complete, Reuse
+from handlers.adapters.rooms import Rooms
 from handlers.adapters.transfer import Transfer
 from handlers.adapters.volume import Volumes
 from handlers.core.diff import diff
@@ -30,13 +31,14 @@ class Survey:
     def __init__(
         self,
         volumes: Volumes,
+        rooms: Rooms,
         bodies: Bodies,
         ledger: Ledger,
         limits: Limits,
         clock: Callable[[], float] = time.time,
         proc: Path = Path("/proc"),
     ) -> None:
-        self._volumes, self._bodies, self._ledger = volumes, bodies, ledger
+        self._volumes, self._rooms, self._bodies, self._ledger = volumes, rooms, bodies, ledger
         self._limits, self._clock, self._proc = limits, clock, proc
         self._policy = Policy(limits.unused_grace_s, limits.idle_grace_s, limits.brake_share)
         self._needs: dict[Piece, Space] = {}
@@ -54,7 +56,7 @@ class Survey:
         if diff(facts).short and not facts.hold:
             could_go = expendable(replace(facts, used={}))
             used, blocked = self._used(facts.inventory, could_go, facts.now)
-            facts = replace(facts, used=used, hold=blocked, shares=self._volumes.shares())
+            facts = replace(facts, used=used, hold=blocked, shares=self._rooms.shares())
         return facts
 
     def _facts(self, desired: Desired, hold: str, running: Mapping[ReleaseId, Transfer]) -> Facts:
@@ -76,7 +78,7 @@ class Survey:
             needs=needs,
             saves=self._saves,
             sources={piece: found.sources for piece, found in self._reuse.items()},
-            space=self._volumes.rooms(),
+            space=self._rooms.all(),
             classes=self._volumes.classes,
             policy=self._policy,
             now=now,
@@ -156,7 +158,7 @@ class Survey:
         kept = self._volumes.staged_bytes(staged, piece) if staged else lambda _: 0
         reuse = Reuse(piece.dataset, files, self._others(piece.release, inventory))
         self._reuse[piece], self._saves[piece] = reuse, reuse.saves(f for f in files if not kept(f))
-        return footprint(files, kept, self._volumes.block_bytes())
+        return footprint(files, kept, self._rooms.block_bytes())
 
     def _others(self, release: ReleaseId, inventory: Inventory) -> list[Complete]:
         """Complete datasets of other releases, those of the same channel first, the newest first."""

@@ -19,21 +19,16 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from handlers.adapters import measure, memory, usage
 from handlers.adapters.folder import RELEASE_DEPTH, Folder, disk_errors, drop_empty, each, release_at
-from handlers.adapters.machine import in_memory
 from handlers.adapters.part import part_name
 from handlers.core.errors import HydraError
-from handlers.core.holdings import Inventory, Piece, Space
+from handlers.core.holdings import Inventory, Piece
 from handlers.core.model import RAM, File, VolumeInfo
 from handlers.core.names import check_word
-from handlers.core.room import room_of_namespace
 from handlers.core.version import ReleaseId
 
 TRASH = ".trash"
 PARTS = ".parts"
-KEPT_FILES_PERCENT = 7
-_ENDLESS = 2**62
 DATA_FILE, DATA_FOLDER = 0o444, 0o555
 
 
@@ -57,12 +52,12 @@ class Volumes:
                     raise HydraError(
                         f"volume {name}: {place} is a link; a volume is a folder, or mounted there"
                     )
-                with self._open(name, "staging", TRASH, make=True) as trash:
+                with self.folder(name, "staging", TRASH, make=True) as trash:
                     _empty(trash)
-                self._open(name, "data", make=True).close()
+                self.folder(name, "data", make=True).close()
             with self._below("releases", TRASH, make=True) as trash:
                 _empty(trash)
-            lasting = [("volumes", name, area) for name in self._lasting() for area in ("data", "staging")]
+            lasting = [("volumes", name, area) for name in self.lasting() for area in ("data", "staging")]
             for parts in [("releases",), *lasting]:
                 with self._below(*parts) as top:
                     drop_empty(top, RELEASE_DEPTH)
@@ -72,81 +67,21 @@ class Volumes:
         """The class of each volume."""
         return {name: info.cls for name, info in self.volumes.items()}
 
-    def rooms(self) -> dict[str, Space]:
-        """What may still be taken: of each volume, and of each namespace that has a budget on one."""
-        rooms = {name: self.space(name) for name in self.volumes}
-        for name, info in self.volumes.items():
-            for namespace, budget in info.namespaces.items():
-                env, _, inner = namespace.partition("/")
-                with disk_errors(f"volume {name}"), contextlib.ExitStack() as stack:
-                    found = [self._find(name, area, env, inner) for area in ("data", "staging")]
-                    taken = measure.taken([stack.enter_context(folder) for folder in found if folder])
-                rooms[f"{name}/{namespace}"] = Space(budget - taken, _ENDLESS)
-        return rooms
-
-    def space(self, name: str) -> Space:
-        """What may still be taken on a volume: above its reserve, within its budget, of the memory there is.
-
-        What was deleted and is still open or mapped counts: it takes its room until it is closed.
-        """
-        info = self.volumes[name]
-        with disk_errors(f"volume {name}"), self._open(name) as folder:
-            stat = os.fstatvfs(folder.fd)
-            free = stat.f_bavail * stat.f_frsize - info.reserve_bytes
-            if in_memory(
-                os.fstat(folder.fd).st_dev
-            ):  # shared with all programs; its own size is only a limit
-                free = min(free + info.reserve_bytes, memory.available() - info.reserve_bytes)
-            if info.budget_bytes:
-                gone = usage.deleted(self.root).get(name, 0)
-                free = min(free, info.budget_bytes - measure.taken([folder]) - gone)
-        # some file systems do not count inodes
-        return Space(free, stat.f_favail - _files_kept(info, stat) if stat.f_files else _ENDLESS)
-
-    def size(self, name: str) -> int:
-        """What all releases together may take of a volume."""
-        info = self.volumes[name]
-        with disk_errors(f"volume {name}"), self._open(name) as folder:
-            stat = os.fstatvfs(folder.fd)
-        total = max(0, stat.f_blocks * stat.f_frsize - info.reserve_bytes)
-        return min(total, info.budget_bytes) if info.budget_bytes else total
-
-    def shares(self) -> dict[frozenset[ReleaseId], dict[str, Space]]:
-        """What files take, by the exact set of releases that have them: a file may have several names."""
-        result: dict[frozenset[ReleaseId], dict[str, Space]] = {}
-        for name in self._lasting():
-
-            def rooms(release: ReleaseId, volume: str = name) -> tuple[str, str]:
-                return volume, room_of_namespace(volume, release.channel)
-
-            with disk_errors(f"volume {name}"):
-                for holders, found in measure.shared(self._trees(name), rooms).items():
-                    result.setdefault(holders, {}).update(found)
-        return result
-
-    def _trees(self, volume: str) -> Iterator[tuple[ReleaseId, Folder]]:
+    def trees(self, volume: str) -> Iterator[tuple[ReleaseId, Folder]]:
         """The folder of each dataset on a volume, also of one that is being fetched."""
         for area in ("data", "staging"):
             for piece in list(self._pieces(volume, area)):
-                folder = self._find(volume, area, *_parts(piece.release), piece.dataset)
+                folder = self.find(volume, area, *_parts(piece.release), piece.dataset)
                 if folder:
                     with folder:
                         yield piece.release, folder
-
-    def block_bytes(self) -> int:
-        """The largest unit in which a volume here hands out room."""
-        sizes = [4096]
-        for name in self._lasting():
-            with disk_errors(f"volume {name}"), self._open(name) as folder:
-                sizes.append(os.fstatvfs(folder.fd).f_frsize)
-        return max(sizes)
 
     def inventory(self) -> Inventory:
         """What is complete, started and published. RAM volumes are a cache and do not count."""
         complete: dict[Piece, str] = {}
         staged: dict[Piece, str] = {}
         with disk_errors(f"{self.root}"):
-            for name in self._lasting():
+            for name in self.lasting():
                 complete.update(dict.fromkeys(self._pieces(name, "data"), name))
                 staged.update(dict.fromkeys(self._pieces(name, "staging"), name))
             with self._below("releases", make=True) as top:
@@ -157,16 +92,16 @@ class Volumes:
         """The folders for finished files and for parts of a dataset; what an earlier try left is in them."""
         with self._tree, disk_errors(f"staging of {piece.release} {piece.dataset}"):
             where = _parts(piece.release)
-            done = self._open(volume, "staging", *where, piece.dataset, make=True)
+            done = self.folder(volume, "staging", *where, piece.dataset, make=True)
             try:
-                return done, self._open(volume, "staging", *where, PARTS, piece.dataset, make=True)
+                return done, self.folder(volume, "staging", *where, PARTS, piece.dataset, make=True)
             except BaseException:
                 done.close()
                 raise
 
     def data(self, volume: str, piece: Piece, above: Sequence[str] = ()) -> Folder:
         """The folder of a complete dataset, or `above` below it; raises FileNotFoundError."""
-        return self._open(volume, "data", *_parts(piece.release), piece.dataset, *above)
+        return self.folder(volume, "data", *_parts(piece.release), piece.dataset, *above)
 
     def staged_bytes(self, volume: str, piece: Piece) -> Callable[[File], int]:
         """A function from a file to the bytes that an earlier try left of it: all where it is finished."""
@@ -187,9 +122,9 @@ class Volumes:
     def unstage(self, volume: str, piece: Piece) -> None:
         """Remove what is staged of a dataset."""
         where, what = _parts(piece.release), f"staging of {piece.release} {piece.dataset}"
-        with self._tree, disk_errors(what), self._open(volume, "staging", TRASH, make=True) as trash:
+        with self._tree, disk_errors(what), self.folder(volume, "staging", TRASH, make=True) as trash:
             for parts in (where, [*where, PARTS]):
-                above = self._find(volume, "staging", *parts)
+                above = self.find(volume, "staging", *parts)
                 if above is not None:
                     with above:
                         above.discard(piece.dataset, trash)
@@ -201,14 +136,14 @@ class Volumes:
         """
         where, what = _parts(piece.release), f"data of {piece.release} {piece.dataset}"
         with self._tree, disk_errors(what), contextlib.ExitStack() as stack:
-            staging = stack.enter_context(self._open(volume, "staging", *where))
-            data = stack.enter_context(self._open(volume, "data", *where, make=True))
+            staging = stack.enter_context(self.folder(volume, "staging", *where))
+            data = stack.enter_context(self.folder(volume, "data", *where, make=True))
             dataset = stack.enter_context(staging.open([piece.dataset]))
             _seal(dataset)
             staging.move(piece.dataset, data, piece.dataset)
             os.fchmod(dataset.fd, DATA_FOLDER)  # only now: a read-only folder cannot change its parent
             staging.remove(PARTS)  # of all datasets: those of a release are fetched one after the other
-            with self._open(volume, "staging") as top:
+            with self.folder(volume, "staging") as top:
                 top.prune(where)
 
     def copies(self) -> Iterator[tuple[str, Piece]]:
@@ -228,13 +163,13 @@ class Volumes:
         self.withdraw(piece.release)
         where, what = _parts(piece.release), f"data of {piece.release} {piece.dataset}"
         with self._tree, disk_errors(what), contextlib.ExitStack() as stack:
-            data = stack.enter_context(self._open(volume, "data", *where))
-            staging = stack.enter_context(self._open(volume, "staging", *where, make=True))
+            data = stack.enter_context(self.folder(volume, "data", *where))
+            staging = stack.enter_context(self.folder(volume, "staging", *where, make=True))
             with data.open([piece.dataset]) as dataset:
                 dataset.unseal()
             staging.remove(piece.dataset)  # what an earlier try left of it
             data.move(piece.dataset, staging, piece.dataset)
-            with self._open(volume, "data") as top:
+            with self.folder(volume, "data") as top:
                 top.prune(where)
 
     def publish(self, release: ReleaseId, volumes: Mapping[str, str]) -> None:
@@ -281,7 +216,7 @@ class Volumes:
                 self._sweep(name, "data", known)
 
     def _sweep(self, volume: str, area: str, keep: Collection[ReleaseId]) -> None:
-        with disk_errors(f"volume {volume}"), self._open(volume, area, make=True) as top:
+        with disk_errors(f"volume {volume}"), self.folder(volume, area, make=True) as top:
             found = list(each(top, RELEASE_DEPTH))
         for parts in found:
             if (release := release_at(parts)) is not None and release not in keep:
@@ -289,19 +224,20 @@ class Volumes:
 
     def _discard(self, volume: str, area: str, where: list[str]) -> None:
         with self._tree, disk_errors(f"volume {volume}, {area}/{'/'.join(where)}"):
-            above = self._find(volume, area, *where[:-1])
+            above = self.find(volume, area, *where[:-1])
             if above is None:
                 return
-            with above, self._open(volume, "staging", TRASH, make=True) as trash:
+            with above, self.folder(volume, "staging", TRASH, make=True) as trash:
                 above.discard(where[-1], trash)
-            with self._open(volume, area) as top:
+            with self.folder(volume, area) as top:
                 top.prune(where[:-1])
 
-    def _lasting(self) -> list[str]:
+    def lasting(self) -> list[str]:
+        """The volumes that survive a reboot."""
         return [name for name, info in self.volumes.items() if info.cls != RAM]
 
     def _pieces(self, volume: str, area: str) -> Iterator[Piece]:
-        with self._open(volume, area, make=True) as top:
+        with self.folder(volume, area, make=True) as top:
             yield from _pieces_in(top)
 
     def _below(self, *parts: str, make: bool = False) -> Folder:
@@ -312,17 +248,19 @@ class Volumes:
         with Folder.of(self.root.resolve()) as root:
             return root.find(parts)
 
-    def _open(self, volume: str, *parts: str, make: bool = False) -> Folder:
+    def folder(self, volume: str, *parts: str, make: bool = False) -> Folder:
+        """The folder of a volume, or one below it; raises OSError."""
         return self._below("volumes", volume, *parts, make=make)
 
     def _stat(self, name: str, volume: str, *parts: str) -> os.stat_result | None:
-        folder = self._find(volume, *parts)
+        folder = self.find(volume, *parts)
         if folder is None:
             return None
         with folder:
             return folder.stat(name)
 
-    def _find(self, volume: str, *parts: str) -> Folder | None:
+    def find(self, volume: str, *parts: str) -> Folder | None:
+        """Like `folder`, None when there is no such folder."""
         return self._find_below("volumes", volume, *parts)
 
 
@@ -348,8 +286,3 @@ def _seal(folder: Folder) -> None:
             _seal(inner)
             os.fchmod(inner.fd, DATA_FOLDER)
     folder.sync()
-
-
-def _files_kept(info: VolumeInfo, stat: os.statvfs_result) -> int:
-    """Inodes that stay free where bytes do: the kubelet evicts pods below 5 % of either."""
-    return stat.f_files * KEPT_FILES_PERCENT // 100 if info.reserve_bytes else 0

@@ -25,6 +25,10 @@ class Space:
     def __sub__(self, other: Space) -> Space:
         return Space(self.bytes - other.bytes, self.files - other.files)
 
+    def least(self, other: Space) -> Space:
+        """What both allow."""
+        return Space(min(self.bytes, other.bytes), min(self.files, other.files))
+
     def fits(self, room: Space) -> bool:
         """Whether this much can be taken from `room`."""
         return self.bytes <= room.bytes and self.files <= room.files
@@ -81,9 +85,10 @@ class Facts:
     and `sources` which these are. `running`: releases being downloaded, with the volume of each dataset.
     `used`: why a release must stay, by release. `undesired_since`: when this node first saw that a held
     release is no longer desired. `local`: channels that services with instances on this node read. `hold`:
-    why nothing may be deleted. `space` is free room above reserves and within budgets: by volume, and of
-    namespaces with a budget by `room.room_of_namespace`. `shares`: what files take, by the exact set of
-    releases that have them, and by room; empty = not measured. `starts`: when downloads may begin.
+    why nothing may be deleted. `space` is free room above reserves and within budgets: by volume, of
+    namespaces with a budget by `room.room_of_namespace`, of volumes on one file system by `room.joint_room`.
+    `shares`: what files take, by the exact set of releases that have them, and by room; empty = not measured.
+    `starts`: when downloads may begin.
     """
 
     desired: Mapping[ReleaseId, Hold]

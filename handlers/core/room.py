@@ -13,12 +13,14 @@ fit, the grace is given up, and what is kept for a rollback as well; no more tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from handlers.core.holdings import NOTHING, Facts, Piece, Space, missing
 from handlers.core.model import DISK, RAM, Hold, Release, ReleaseStatus, State
 from handlers.core.names import Channel
 from handlers.core.version import ReleaseId
+
+_JOINT = "+"
 
 
 def needed(hold: Hold | None) -> bool:
@@ -62,10 +64,28 @@ def room_of_namespace(volume: str, channel: Channel) -> str:
     return f"{volume}/{channel.env}/{channel.namespace}"
 
 
+def joint_room(volumes: Iterable[str]) -> str:
+    """The name of the room that volumes on one file system have together; no volume has such a name."""
+    return _JOINT.join(sorted(volumes))
+
+
+def rooms_of(volume: str, channel: Channel, known: Collection[str]) -> list[str]:
+    """The rooms, of those that are `known`, of which data of a channel takes some on a volume."""
+    joint = [name for name in known if _JOINT in name and volume in name.split(_JOINT)]
+    return [name for name in (volume, room_of_namespace(volume, channel)) if name in known] + joint
+
+
+def need_on(facts: Facts, volume: str, piece: Piece) -> Space:
+    """What a dataset takes on a volume, with the files linked that other releases have there."""
+    need = facts.needs.get(piece, NOTHING)
+    saved = facts.saves.get(piece, {}).get(volume, NOTHING)
+    return Space(max(0, need.bytes - saved.bytes), max(0, need.files - saved.files))
+
+
 class Room:
     """Free room while downloads are handed out. `short` are the needed releases that found none.
 
-    Rooms are volumes, and namespaces with a budget of their own on one.
+    Rooms are volumes, namespaces with a budget of their own on one, and file systems with several volumes.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -159,7 +179,8 @@ class Room:
             return "", f"{piece.dataset}: no volume of class {wanted} on this node; it has {has or 'none'}"
         needs = {v: self._need(v, piece) for v in names}
         short = {
-            v: [r for r in self._rooms(v, piece.release) if not needs[v].fits(self._free[r])] for v in names
+            v: [r for r in rooms_of(v, piece.release.channel, self._free) if not needs[v].fits(self._free[r])]
+            for v in names
         }
         best = max(names, key=lambda v: (not short[v], -needs[v].bytes, self._free[v].bytes, v))
         if not short[best]:
@@ -173,18 +194,13 @@ class Room:
 
     def _need(self, volume: str, piece: Piece) -> Space:
         """What is needed on this volume, where releases may be that have some of the files, and stay."""
-        need = self._facts.needs.get(piece, NOTHING)
         if self._facts.sources.get(piece, frozenset()) & set(self.going):
-            return need
-        saved = self._facts.saves.get(piece, {}).get(volume, NOTHING)
-        return Space(max(0, need.bytes - saved.bytes), max(0, need.files - saved.files))
+            return self._facts.needs.get(piece, NOTHING)
+        return need_on(self._facts, volume, piece)
 
     def _take(self, volume: str, release: ReleaseId, need: Space) -> None:
-        for room in self._rooms(volume, release):
+        for room in rooms_of(volume, release.channel, self._free):
             self._free[room] -= need
-
-    def _rooms(self, volume: str, release: ReleaseId) -> list[str]:
-        return [r for r in (volume, room_of_namespace(volume, release.channel)) if r in self._free]
 
 
 def freed(facts: Facts, gone: Iterable[ReleaseId]) -> dict[str, Space]:
@@ -203,7 +219,7 @@ def freed(facts: Facts, gone: Iterable[ReleaseId]) -> dict[str, Space]:
     for piece, volume in facts.inventory.complete.items():
         body = facts.bodies.get(piece.release)
         if piece.release in gone and body and (dataset := body.datasets.get(piece.dataset)):
-            for room in (volume, room_of_namespace(volume, piece.release.channel)):
+            for room in rooms_of(volume, piece.release.channel, facts.space):
                 result[room] = result.get(room, NOTHING) + Space(dataset.bytes, dataset.files)
     return result
 

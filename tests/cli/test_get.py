@@ -12,7 +12,7 @@ import pytest
 from handlers.adapters.folder import Folder
 from handlers.adapters.local import write_atomic
 from handlers.adapters.ports import Source
-from handlers.adapters.volume import Volumes
+from handlers.adapters.rooms import Rooms
 from handlers.core.errors import Temporary
 from handlers.core.holdings import Space
 from tests.cli.desk import PLACES, TWO_DATASETS, Desk, v
@@ -192,7 +192,7 @@ def test_no_room_is_said_before_the_first_byte(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published(desk, 1, b"one")
-    monkeypatch.setattr(Volumes, "space", lambda self, name: Space(1000, 1000))
+    monkeypatch.setattr(Rooms, "space", lambda self, name: Space(1000, 1000))
     reads = len(desk.objects.reads)
 
     answer = desk.run("get", PLACES, str(tmp_path / "here"))

@@ -11,17 +11,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from handlers.adapters import usage
+from handlers.adapters import measure, usage
 from handlers.adapters.download import Download, Superseded
 from handlers.adapters.folder import Folder
 from handlers.adapters.link import Link
 from handlers.adapters.part import part_name
 from handlers.adapters.ports import Source
+from handlers.adapters.rooms import Rooms
 from handlers.adapters.volume import Volumes
 from handlers.core.errors import HydraError, Integrity, Temporary
 from handlers.core.holdings import Piece, footprint
@@ -163,10 +164,10 @@ def test_space_is_what_the_reserve_and_the_budget_leave(root: Path, volumes: Vol
     reserved = Volumes(root, {"disk": VolumeInfo(cls=DISK, reserve_bytes=free * 2)})
 
     # in RAM, what the machine has left counts as well
-    assert 0 < volumes.space("disk").bytes < free * 1.2
-    assert 850_000 < limited.space("disk").bytes <= 900_000
-    assert reserved.space("disk").bytes < 0
-    assert volumes.space("disk").files > 0
+    assert 0 < Rooms(volumes).space("disk").bytes < free * 1.2
+    assert 850_000 < Rooms(limited).space("disk").bytes <= 900_000
+    assert Rooms(reserved).space("disk").bytes < 0
+    assert Rooms(volumes).space("disk").files > 0
 
 
 def test_a_footprint_counts_blocks_inodes_and_what_is_staged() -> None:
@@ -427,14 +428,14 @@ def test_deleted_file_that_is_held_still_takes_its_room(root: Path, volumes: Vol
     volumes = Volumes(root, {**INFOS, "disk": VolumeInfo(cls=DISK, budget_bytes=10**6)})
     stage(volumes, {"a": b"x" * 500_000})
     volumes.complete("disk", PIECE)
-    before = volumes.space("disk").bytes
+    before = Rooms(volumes).space("disk").bytes
     with holding(root / "volumes/disk/data" / PLACES / RELEASE.version / "index/a", how):
         volumes.delete(RELEASE)
 
         assert abs(usage.deleted(root)["disk"] - 500_000) < 20_000
-        assert abs(volumes.space("disk").bytes - before) < 20_000
+        assert abs(Rooms(volumes).space("disk").bytes - before) < 20_000
     assert usage.deleted(root) == {}
-    assert volumes.space("disk").bytes > 900_000
+    assert Rooms(volumes).space("disk").bytes > 900_000
 
 
 def test_shared_file_counts_once_and_comes_free_with_its_last_release(root: Path, volumes: Volumes) -> None:
@@ -442,7 +443,7 @@ def test_shared_file_counts_once_and_comes_free_with_its_last_release(root: Path
     limits = VolumeInfo(cls=DISK, budget_bytes=10**6, namespaces={"prod/search": 200_000, "prod/maps": 50})
     limited = Volumes(root, {"disk": limits})
 
-    rooms, shares = limited.rooms(), limited.shares()
+    rooms, shares = Rooms(limited).all(), Rooms(limited).shares()
 
     assert 900_000 < rooms["disk"].bytes < 950_000
     assert 100_000 < rooms["disk/prod/search"].bytes < 150_000
@@ -451,6 +452,60 @@ def test_shared_file_counts_once_and_comes_free_with_its_last_release(root: Path
     (found,) = shares.values()
     assert found["disk"] == found["disk/prod/search"]
     assert 50_000 <= found["disk"].bytes < 60_000
+
+
+def test_volumes_on_one_file_system_have_a_joint_room_above_the_larger_reserve(root: Path) -> None:
+    reserve = 50 * 1024**2
+    infos = {**INFOS, "fast": VolumeInfo(cls="nvme", reserve_bytes=reserve)}
+    volumes = Volumes(root, infos)
+    volumes.prepare()
+
+    rooms = Rooms(volumes).all()
+
+    assert set(rooms) == {"disk", "fast", "ram", "disk+fast"}
+    assert rooms["disk"].bytes == rooms["fast"].bytes == rooms["disk+fast"].bytes
+    assert abs(Rooms(volumes).space("disk").bytes - rooms["disk"].bytes - reserve) < reserve / 2
+
+
+def test_complete_data_is_measured_once_and_again_when_other_data_is_there(
+    root: Path, volumes: Volumes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = VolumeInfo(cls=DISK, budget_bytes=10**6, namespaces={"prod/search": 500_000})
+    limited = Volumes(root, {"disk": limits})
+    walked, walk = [0], measure.taken
+
+    def counted(folders: Iterable[Folder]) -> int:
+        found = walk(folders)
+        walked[0] += found > 10_000  # folders alone take less
+        return found
+
+    monkeypatch.setattr(measure, "taken", counted)
+    for day, release in enumerate((RELEASE, OTHER), start=1):
+        stage(volumes, {"a": os.urandom(100_000), "sub/b": b"x"}, Piece(release, "index"))
+        volumes.complete("disk", Piece(release, "index"))
+        walked[0], rooms = 0, Rooms(limited).all()
+        for again in range(3):
+            assert Rooms(limited).all() == rooms  # as in a process of its own
+            assert walked[0] == 2, f"once for the volume and once for the namespace, not at {again}"
+        assert rooms["disk"].bytes // 100_000 == 9 - day
+        assert rooms["disk/prod/search"].bytes // 100_000 == 4 - day
+
+    volumes.delete(OTHER)
+    assert Rooms(limited).all()["disk"].bytes // 100_000 == 8
+    shutil.rmtree(root / "state")
+    assert Rooms(limited).all()["disk"].bytes // 100_000 == 8
+
+
+def test_a_file_that_is_linked_into_staging_counts_once(root: Path, volumes: Volumes) -> None:
+    stage(volumes, {"a": b"x" * 100_000})
+    volumes.complete("disk", PIECE)
+    limited = Rooms(Volumes(root, {"disk": VolumeInfo(cls=DISK, budget_bytes=10**6)}))
+    before = limited.space("disk").bytes
+    staged = root / "volumes/disk/staging" / PLACES / OTHER.version / "index/a"
+    staged.parent.mkdir(parents=True)
+    staged.hardlink_to(root / "volumes/disk/data" / PLACES / RELEASE.version / "index/a")
+
+    assert limited.space("disk").bytes == before
 
 
 def test_a_process_that_cannot_be_seen_is_told(tmp_path: Path) -> None:

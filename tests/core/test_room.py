@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from handlers.core.diff import Delete, Download, diff
 from handlers.core.holdings import Facts, Inventory, Piece, Space, start_delay_s
 from handlers.core.model import DISK, RAM, Hold, State
-from handlers.core.room import expendable, freed
+from handlers.core.room import expendable, freed, joint_room
 from tests.core.test_diff import NOW, body, facts, rid
 
 SOON, LATER = "2026-06-01T00:00:00Z", "2026-06-02T00:00:00Z"
@@ -151,6 +151,30 @@ def test_two_releases_never_get_the_same_last_bytes() -> None:
 
     assert [type(a) for a in decision.actions] == [Download]
     assert sorted(s.state for s in decision.statuses.values()) == [State.DOWNLOADING, State.FAILED]
+
+
+def test_volumes_on_one_file_system_do_not_give_the_same_last_bytes_twice() -> None:
+    room = joint_room(["fast", "disk"])
+    bodies = {1: body(1, {"a": 60}), 2: body(2, {"a": 60}, "nvme")}
+    given_ = replace(
+        facts(bodies, (1, 2), classes={"disk": DISK, "fast": "nvme"}),
+        space={"disk": Space(100, 10), "fast": Space(100, 10), room: Space(100, 10)},
+    )
+
+    decision = diff(given_)
+
+    assert [type(a) for a in decision.actions] == [Download]
+    states = {s.state: s.reason for s in decision.statuses.values()}
+    assert "on volume disk+fast, free above its reserve are 40 bytes" in states[State.FAILED]
+    roomy = replace(given_, space={**given_.space, room: Space(120, 10)})
+    assert [type(a) for a in diff(roomy).actions] == [Download, Download]
+
+
+def test_what_goes_makes_room_for_all_volumes_of_its_file_system() -> None:
+    made = node(50, {3: 60}, {})
+    here = replace(made, space={**made.space, joint_room(["disk", "other"]): Space(50, 100)})
+
+    assert gone(here) == [3]
 
 
 def test_downloads_wait_for_their_turn_among_many_nodes_but_have_their_room() -> None:
