@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from handlers.adapters.ports import Objects, Source, Uploads
+from handlers.adapters.ports import ObjectInfo, Objects, Source, Uploads
 from handlers.adapters.send import Job, Local, Sender, Sent, crc64nvme
 from handlers.core import pushed
 from handlers.core.errors import Conflict, SourceNotReady, Temporary, Usage
@@ -21,6 +21,7 @@ from hydra_cli.output import Said, size
 from hydra_cli.progress import progress
 from hydra_cli.publish_checks import manifest_at
 from hydra_cli.push_files import files_of
+from hydra_cli.push_turn import Turn
 
 STREAMS = 8
 
@@ -56,7 +57,8 @@ def push(context: Context, what: Path, to: str, version: Version | None, streams
     TARGET is s3://BUCKET/PREFIX/{VERSION_PLACEHOLDER}/, as in a data template. DIR may be one file where
     TARGET does not end in /. The digests go into a manifest object beside the data, after all else:
     `hydra publish` finds it, and until then the version counts as incomplete. What is on S3 already is not
-    sent again, so an interrupted push goes on where it was when it is run again with the same --version.
+    sent again, so an interrupted push goes on where it was when it is run again with the same --version. Of
+    two pushes of one version at the same time the second is refused.
     """
     target = _target(to, version or Version.of(context.now()))
     files = files_of(what, target.source)
@@ -88,26 +90,63 @@ def _push(
     files: Sequence[Local],
     streams: int,
 ) -> list[Sent]:
-    """Announce that a push goes on, send what is missing, describe it."""
-    there = manifest_at(objects, target.manifest)
-    before = there[1] if there else None
-    if (
-        before
-        and before.complete
-        and {(f.path, f.size) for f in before.files} != {(f.path, f.size) for f in files}
-    ):
-        raise _pushed_already(target)
-    jobs = _jobs(objects, target.source, files, before is not None and not before.complete)
-    if before is None:
-        _write(uploads, target.manifest, Pushed(complete=False, who=context.who, when=context.stamp()))
-    with progress(context.screen, f"push {target.version}", sum(f.size for f in files)) as moved:
-        sent = Sender(uploads, streams=streams, moved=moved).send(jobs)
-    found = tuple(one.file for one in sent)
-    if before and before.complete and [f.check for f in before.files] != [f.check for f in found]:
-        raise _pushed_already(target)
-    if before is None or not before.complete or before.files != found:
-        _write(uploads, target.manifest, Pushed(files=found, who=context.who, when=context.stamp()))
+    """Announce that a push goes on, send what is missing, describe it; one push of a version at a time."""
+    if manifest_at(objects, target.manifest) is None:
+        _jobs(objects, target.source, files, may_replace=False)  # refuses what is in the way before a write
+    turn = Turn(objects, uploads, target.manifest, context.who, context.stamp())
+    before = turn.take(context.screen.note)
+    if before and before.complete:
+        return _again(context, objects, uploads, target, files, streams, before)
+    with turn.held() as check:
+        jobs = _jobs(objects, target.source, files, may_replace=before is not None)
+        sent = _send(context, uploads, target, jobs, streams, check)
+        turn.finish(_described(context, sent))
     return sent
+
+
+def _again(
+    context: Context,
+    objects: Objects,
+    uploads: Uploads,
+    target: Target,
+    files: Sequence[Local],
+    streams: int,
+    before: Pushed,
+) -> list[Sent]:
+    """Push what was pushed to its end: only what was lost since is sent."""
+    if {(f.path, f.size) for f in before.files} != {(f.path, f.size) for f in files}:
+        raise _pushed_already(target)
+    seen = objects.head(target.manifest)
+    jobs = _jobs(objects, target.source, files, may_replace=False)
+    sent = _send(context, uploads, target, jobs, streams, lambda: None)
+    if [f.check for f in before.files] != [one.file.check for one in sent]:
+        raise _pushed_already(target)
+    if before.files != tuple(one.file for one in sent):
+        raw = pushed.seal(_described(context, sent))
+        uploads.write(target.manifest, raw, crc64nvme(raw), over=seen.etag)
+    return sent
+
+
+def _send(
+    context: Context,
+    uploads: Uploads,
+    target: Target,
+    jobs: Sequence[Job],
+    streams: int,
+    check: Callable[[], None],
+) -> list[Sent]:
+    """Send with a progress bar; `check` may end it whenever something has moved."""
+    with progress(context.screen, f"push {target.version}", sum(job.local.size for job in jobs)) as step:
+
+        def moved(count: int) -> None:
+            check()
+            step(count)
+
+        return Sender(uploads, streams=streams, moved=moved).send(jobs)
+
+
+def _described(context: Context, sent: Sequence[Sent]) -> Pushed:
+    return Pushed(files=tuple(one.file for one in sent), who=context.who, when=context.stamp())
 
 
 def _pushed_already(target: Target) -> Conflict:
@@ -115,11 +154,6 @@ def _pushed_already(target: Target) -> Conflict:
         f"{target.source} was pushed already with other content (see {target.manifest}): what was pushed "
         "never changes; push it as a new version"
     )
-
-
-def _write(uploads: Uploads, place: Source, doc: Pushed) -> None:
-    raw = pushed.seal(doc)
-    uploads.write(place, raw, crc64nvme(raw))
 
 
 def _jobs(objects: Objects, source: Source, files: Sequence[Local], may_replace: bool) -> list[Job]:
@@ -135,14 +169,14 @@ def _jobs(objects: Objects, source: Source, files: Sequence[Local], may_replace:
     return [Job(local, to, there.get(to.key), may_replace) for to, local in wanted.items()]
 
 
-def _there(objects: Objects, source: Source) -> dict[str, int]:
-    """The objects of the source with their sizes; keys of folders and other manifest objects are no data."""
+def _there(objects: Objects, source: Source) -> dict[str, ObjectInfo]:
+    """The objects of the source; keys of folders and other manifest objects are no data."""
     if not source.is_prefix:
         try:
-            return {source.key: objects.head(source).size}
+            return {source.key: objects.head(source)}
         except SourceNotReady:
             return {}
-    return {o.key: o.size for o in objects.list(source) if not o.key.endswith(("/", pushed.SUFFIX))}
+    return {o.key: o for o in objects.list(source) if not o.key.endswith(("/", pushed.SUFFIX))}
 
 
 def _target(text: str, version: Version) -> Target:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from handlers.adapters.ports import Body, PartOf, Source
 from handlers.adapters.send import crc64nvme
-from handlers.core.errors import SourceNotReady, Temporary
+from handlers.core.errors import Conflict, SourceNotReady, Temporary
 from handlers.core.stored import WHOLE, Stored
 from tests.fakes_objects import FakeObjects
 
@@ -44,8 +44,9 @@ class FakeUploads:
         sizes = self._parts.get(source, [])
         return sizes[number - 1] if number <= len(sizes) else 0
 
-    def write(self, source: Source, body: Body, crc: str) -> Stored:
+    def write(self, source: Source, body: Body, crc: str, *, over: str | None = None) -> Stored:
         self.before("write", source)
+        self._refuse(source, over)
         if crc64nvme(body) != crc:
             raise Temporary(f"{source}: other bytes arrived")
         info = self.objects.write(str(source), bytes(body))
@@ -71,8 +72,11 @@ class FakeUploads:
         self._of(source, upload)[number] = (part, bytes(body))
         return part
 
-    def finish(self, source: Source, upload: str, parts: Sequence[PartOf], crc: str) -> Stored:
+    def finish(
+        self, source: Source, upload: str, parts: Sequence[PartOf], crc: str, *, over: str | None = None
+    ) -> Stored:
         self.before("finish", source)
+        self._refuse(source, over)
         there = self._of(source, upload)
         bodies = [there[part.number][1] for part in parts]
         whole = b"".join(bodies)
@@ -83,6 +87,14 @@ class FakeUploads:
         self._parts[source] = [len(body) for body in bodies]
         etag = self.objects.head(source).etag
         return self._keep(source, Stored(size=len(whole), etag=etag), crc)
+
+    def _refuse(self, source: Source, over: str | None) -> None:
+        try:
+            there = self.objects.head(source).etag
+        except SourceNotReady:
+            there = ""
+        if over is not None and there != over:
+            raise Conflict(f"{source}: exists already")
 
     def _of(self, source: Source, upload: str) -> dict[int, tuple[PartOf, bytes]]:
         if upload not in self._begun.get(source, {}):

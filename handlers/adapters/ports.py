@@ -223,8 +223,12 @@ class Uploads(Protocol):
     def part(self, source: Source, number: int) -> int:
         """Bytes of one part of an object that was uploaded in parts; 0 where the store does not tell."""
 
-    def write(self, source: Source, body: Body, crc: str) -> Stored:
-        """Write or replace an object in one request; what there is then."""
+    def write(self, source: Source, body: Body, crc: str, *, over: str | None = None) -> Stored:
+        """Write or replace an object in one request; what there is then.
+
+        `over`: only in place of the object with this ETag, where it is empty only if there is none; else
+        `Conflict`. That may also mean that the answer was lost: look what is there.
+        """
 
     def begun(self, source: Source) -> tuple[str, Sequence[PartOf]]:
         """The id and the parts of the newest unfinished upload of this very key; an empty id = none."""
@@ -235,8 +239,12 @@ class Uploads(Protocol):
     def write_part(self, source: Source, upload: str, number: int, body: Body, crc: str) -> PartOf:
         """Upload one part, or replace it; parts are numbered from 1."""
 
-    def finish(self, source: Source, upload: str, parts: Sequence[PartOf], crc: str) -> Stored:
-        """Make the object of its parts; what there is then. `crc` is that of the whole object."""
+    def finish(
+        self, source: Source, upload: str, parts: Sequence[PartOf], crc: str, *, over: str | None = None
+    ) -> Stored:
+        """Make the object of its parts; what there is then. `crc` is that of the whole object, `over` as for
+        `write`.
+        """
 
 
 def read_object(objects: Objects, source: Source, info: ObjectInfo) -> bytes:

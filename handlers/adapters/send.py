@@ -17,7 +17,7 @@ from pathlib import Path
 
 from handlers.adapters import checks
 from handlers.adapters.parallel import at_once
-from handlers.adapters.ports import Body, PartOf, Source, Uploads
+from handlers.adapters.ports import Body, ObjectInfo, PartOf, Source, Uploads
 from handlers.core import integrity
 from handlers.core.errors import Conflict, Denied, SourceNotReady, Usage
 from handlers.core.integrity import CHUNK_BYTES, blake3_check
@@ -54,15 +54,20 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A file and where it goes; `there`: bytes of the object that is there, None = none.
+    """A file and where it goes; `there`: the object that is there, None = none.
 
     `may_replace`: an object with other content is what a push left that did not end.
     """
 
     local: Local
     to: Source
-    there: int | None = None
+    there: ObjectInfo | None = None
     may_replace: bool = False
+
+    @property
+    def over(self) -> str:
+        """The ETag of what may be replaced: somebody else may be at work, whose objects must stay."""
+        return self.there.etag if self.there else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,9 @@ class Sender:
                 return known
             body = _bytes(job.local, fd, 0, job.local.size)
             digests, crc = _hashed(body)
-            stored = self._uploads.write(job.to, body, _text(crc))
+            stored = self._kept(
+                job, _text(crc), lambda: self._uploads.write(job.to, body, _text(crc), over=job.over)
+            )
         self._moved(job.local.size)
         return Sent(_file(job.local, stored, digests), job.local.size)
 
@@ -129,9 +136,25 @@ class Sender:
         whole = 0
         for part, _, crc, _ in rows:
             whole = combine_crc64nvme(whole, crc, part.size)
-        stored = self._uploads.finish(job.to, upload, [row[0] for row in rows], _text(whole))
+        made = [row[0] for row in rows]
+        stored = self._kept(
+            job, _text(whole), lambda: self._uploads.finish(job.to, upload, made, _text(whole), over=job.over)
+        )
         sent = sum(part.size for part, _, _, again in rows if not again)
         return Sent(_file(local, stored, [digest for row in rows for digest in row[1]]), sent)
+
+    def _kept(self, job: Job, crc: str, write: Callable[[], Stored]) -> Stored:
+        """Write; what is there meanwhile is fine where it is the same: a lost answer may have been a yes."""
+        try:
+            return write()
+        except Conflict:
+            there = self._uploads.stored(job.to)
+            if (there.size, there.checksums.get("crc64nvme")) != (job.local.size, crc):
+                raise Conflict(
+                    f"{job.to} was written by somebody else meanwhile, with other content than "
+                    f"{job.local.real}: push it as a new version"
+                ) from None
+            return there
 
     def _begun(self, to: Source) -> tuple[str, Sequence[PartOf]]:
         """The upload to go on with, or a new one."""
@@ -146,7 +169,7 @@ class Sender:
         if job.there is None:
             return None
         local = job.local
-        if job.there == local.size:
+        if job.there.size == local.size:
             stored = self._uploads.stored(job.to)
             check = integrity.parse(check_of(stored), local.size)
             if check is not None and not checks.wrong(fd, local.size, check):

@@ -102,9 +102,9 @@ class StoresUploads:
         """Bytes of one part of an object that was uploaded in parts."""
         return self._of(source).part(source, number) if source.scheme == "s3" else 0
 
-    def write(self, source: Source, body: Body, crc: str) -> Stored:
+    def write(self, source: Source, body: Body, crc: str, *, over: str | None = None) -> Stored:
         """Write or replace an object in one request."""
-        return self._of(source).write(source, body, crc)
+        return self._of(source).write(source, body, crc, over=over)
 
     def begun(self, source: Source) -> tuple[str, Sequence[PartOf]]:
         """The newest unfinished upload of this very key."""
@@ -118,9 +118,11 @@ class StoresUploads:
         """Upload one part."""
         return self._of(source).write_part(source, upload, number, body, crc)
 
-    def finish(self, source: Source, upload: str, parts: Sequence[PartOf], crc: str) -> Stored:
+    def finish(
+        self, source: Source, upload: str, parts: Sequence[PartOf], crc: str, *, over: str | None = None
+    ) -> Stored:
         """Make the object of its parts."""
-        return self._of(source).finish(source, upload, parts, crc)
+        return self._of(source).finish(source, upload, parts, crc, over=over)
 
     def _of(self, source: Source) -> Uploads:
         from handlers.adapters.objects import S3Objects

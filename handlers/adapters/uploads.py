@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from handlers.adapters.objects import S3Objects, boto_errors
 from handlers.adapters.parallel import patiently
 from handlers.adapters.ports import Body, PartOf, Source
-from handlers.core.errors import Temporary, Usage
+from handlers.core.errors import Conflict, SourceNotReady, Temporary, Usage
 from handlers.core.stored import ORDER, Stored
 
 _ALGORITHM = "CRC64NVME"
@@ -33,9 +33,10 @@ class S3Uploads:
         """The length of one part, which HeadObject tells in place of the object's."""
         return patiently(lambda: self._objects.part(source, number))
 
-    def write(self, source: Source, body: Body, crc: str) -> Stored:
+    def write(self, source: Source, body: Body, crc: str, *, over: str | None = None) -> Stored:
         """One PutObject."""
-        return _stored(len(body), self._ask("put_object", source, Body=body, ChecksumCRC64NVME=crc))
+        only = _only(over)
+        return _stored(len(body), self._ask("put_object", source, Body=body, ChecksumCRC64NVME=crc, **only))
 
     def begun(self, source: Source) -> tuple[str, Sequence[PartOf]]:
         """What ListMultipartUploads has of this key; uploads without our checksum cannot be completed."""
@@ -72,7 +73,9 @@ class S3Uploads:
         )
         return PartOf(number, len(body), row["ETag"].strip('"'), crc)
 
-    def finish(self, source: Source, upload: str, parts: Sequence[PartOf], crc: str) -> Stored:
+    def finish(
+        self, source: Source, upload: str, parts: Sequence[PartOf], crc: str, *, over: str | None = None
+    ) -> Stored:
         """CompleteMultipartUpload."""
         rows = [
             {"PartNumber": p.number, "ETag": p.etag} | ({"ChecksumCRC64NVME": p.crc} if p.crc else {})
@@ -85,6 +88,7 @@ class S3Uploads:
             MultipartUpload={"Parts": rows},
             ChecksumType="FULL_OBJECT",
             ChecksumCRC64NVME=crc,
+            **_only(over),
         )
         return _stored(sum(part.size for part in parts), row)
 
@@ -97,10 +101,21 @@ class S3Uploads:
         try:
             with boto_errors(source):
                 return call(Bucket=source.bucket, Key=source.key, **more)
+        except SourceNotReady as e:
+            if "IfMatch" in more:
+                raise Conflict(f"{source}: is gone") from None
+            raise e from None
         except Usage as e:
             if "BadDigest" in str(e):
                 raise Temporary(f"{source}: other bytes arrived than were sent ({e})") from None
             raise
+
+
+def _only(over: str | None) -> dict[str, str]:
+    """The condition of a write: in place of what; see `ports.Uploads.write`."""
+    if over is None:
+        return {}
+    return {"IfMatch": f'"{over}"'} if over else {"IfNoneMatch": "*"}
 
 
 def _stored(size: int, row: Mapping[str, Any]) -> Stored:

@@ -12,7 +12,7 @@ from handlers.adapters.objects import S3Objects
 from handlers.adapters.ports import Source, Uploads
 from handlers.adapters.send import crc64nvme
 from handlers.adapters.uploads import S3Uploads
-from handlers.core.errors import SourceNotReady, Temporary
+from handlers.core.errors import Conflict, SourceNotReady, Temporary
 from handlers.core.stored import check_of
 from tests.fakes_objects import FakeObjects
 from tests.fakes_uploads import FakeUploads
@@ -67,6 +67,27 @@ def test_writing_again_replaces(store: Store) -> None:
     store.uploads.write(store.at("x"), bytearray(b"two"), crc64nvme(b"two"))
 
     assert store.body("x") == b"two"
+
+
+def test_over_says_in_place_of_what_something_may_be_written(store: Store) -> None:
+    """Nothing where it is empty, else the object with that ETag and no other."""
+    one, two = crc64nvme(b"one"), crc64nvme(b"two")
+    first = store.uploads.write(store.at("x"), b"one", one, over="")
+    upload = store.uploads.begin(store.at("x"))
+    part = store.uploads.write_part(store.at("x"), upload, 1, b"two", two)
+    for over in ("", "5d41402abc4b2a76b9719d911017c592"):
+        with pytest.raises(Conflict):
+            store.uploads.write(store.at("x"), b"two", two, over=over)
+        with pytest.raises(Conflict):
+            store.uploads.finish(store.at("x"), upload, [part], two, over=over)
+    with pytest.raises(Conflict):
+        store.uploads.write(store.at("nothing"), b"two", two, over=first.etag)
+    assert store.body("x") == b"one"
+
+    second = store.uploads.finish(store.at("x"), upload, [part], two, over=first.etag)
+    assert store.body("x") == b"two"
+    store.uploads.write(store.at("x"), b"one", one, over=second.etag)
+    assert store.body("x") == b"one"
 
 
 def test_bytes_that_are_not_those_of_the_checksum_are_refused(store: Store) -> None:

@@ -184,7 +184,8 @@ class ManifestElsewhere(Doc):
 class Pushed(Doc):
     """`<source without its last slash>.hydra.json` beside data on S3: its files, with digests.
 
-    `hydra push` writes it with `complete` false before the first file, and whole after the last one.
+    `hydra push` writes it with `complete` false before the first file, and whole after the last one. Until
+    then `push` changes while it is at work (empty: it has ended), and `at` says which process that is.
     `digest` is that of this very document with an empty one in its place (`core.pushed.seal`).
     """
 
@@ -193,6 +194,8 @@ class Pushed(Doc):
     complete: bool = True
     who: str = ""
     when: str = ""
+    push: str = ""
+    at: str = ""
 
     def title(self) -> str:
         if not self.complete:
