@@ -131,8 +131,6 @@ class Checker:
         with progress(self._context.screen, f"read {source}", sum(file.size for file in files)) as step:
             done = tuple(self._read(source, files, step))
         if source.scheme != "s3":
-            return "", done
-        if source.scheme != "s3":
             return "", done  # the release alone has the digests: nothing is written to other stores
         key, folder = next(pushed.places(source.key, dataset.version))
         rows = tuple(replace(f, path=source.object_of(f.path).key.removeprefix(folder)) for f in done)

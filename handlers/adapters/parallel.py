@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from handlers.core.errors import Temporary
 
 TRIES = 5
+_QUEUED_EACH = 8  # for each at work, so that nobody waits for work while one takes longer
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 def at_once(work: Callable[[T], U], items: Iterable[T], most: int) -> list[U]:
-    """The results in order, with up to `most` at work; the first error (in order) ends it and is raised."""
+    """The results in order, with up to `most` at work; the first error (in order) ends it and is raised.
+
+    Not all are queued at once: a release may have 100,000 objects, and each in the queue takes a kilobyte.
+    """
+    results: list[U] = []
+    queued: deque[Future[U]] = deque()
     with ThreadPoolExecutor(most) as pool:
-        futures = [pool.submit(work, item) for item in items]
         try:
-            return [future.result() for future in futures]
+            for item in items:
+                queued.append(pool.submit(work, item))
+                if len(queued) >= most * _QUEUED_EACH:
+                    results.append(queued.popleft().result())
+            return results + [future.result() for future in queued]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -27,7 +27,7 @@ class Taking:
 
     def __init__(self, root: Path, name: str = "") -> None:
         self._folder, self._name = root / "state" / "taking", name
-        self._own = -1
+        self._own, self._said = -1, dict[int, int]()
 
     def others(self) -> dict[int, int]:
         """Bytes that the other handlers are about to take."""
@@ -49,7 +49,7 @@ class Taking:
 
     def left(self, wanted: Bytes) -> None:
         """Say that it is less by now."""
-        if self._own >= 0:
+        if self._own >= 0 and wanted != self._said:
             with self._alone():
                 self._say(wanted)
 
@@ -65,6 +65,7 @@ class Taking:
             fcntl.flock(self._own, fcntl.LOCK_EX)
         os.ftruncate(self._own, 0)
         os.pwrite(self._own, json.dumps(wanted).encode(), 0)
+        self._said = dict(wanted)
 
     def _others(self) -> dict[int, int]:
         found: dict[int, int] = {}
