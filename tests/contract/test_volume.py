@@ -483,7 +483,8 @@ def test_complete_data_is_measured_once_and_again_when_other_data_is_there(
     for day, release in enumerate((RELEASE, OTHER), start=1):
         stage(volumes, {"a": os.urandom(100_000), "sub/b": b"x"}, Piece(release, "index"))
         volumes.complete("disk", Piece(release, "index"))
-        walked[0], rooms = 0, Rooms(limited).all()
+        walked[0] = 0
+        rooms = Rooms(limited).all()
         for again in range(3):
             found = Rooms(limited).all()  # as in a process of its own
             assert {name: room.bytes for name, room in found.items()} == {
