@@ -18,6 +18,8 @@ from pathlib import Path
 
 TYPE_CHECKING = False  # as in `typing`, whose import would cost every run
 if TYPE_CHECKING:
+    from threading import ExceptHookArgs
+
     from handlers.context import Context
     from handlers.settings import Settings
 
@@ -139,12 +141,25 @@ def _tries(handler: str, own: Settings, pauses_s: tuple[float, ...]) -> None:
 def _once(handler: str, own: Settings) -> None:
     """Run the handler and log the sentence that it returns."""
     import importlib
+    import threading
 
     from handlers import log
 
+    threading.excepthook = lambda broken: _end_with(handler, broken)
     run = importlib.import_module(f"handlers.{handler}").run
     ctx = _context(own)
     log.info(handler, run(ctx), node=ctx.node)
+
+
+def _end_with(handler: str, broken: ExceptHookArgs) -> None:
+    """End the process when one of its threads broke off: the others would go on as if it still looked."""
+    if broken.exc_type is SystemExit or broken.exc_value is None:
+        return
+    from handlers import log
+
+    name = broken.thread.name if broken.thread else ""
+    log.error(handler, "broke off", broken.exc_value, kind=broken.exc_type.__name__, thread=name)
+    os._exit(0 if "CONSUL_INDEX" in os.environ else 1)
 
 
 def _context(own: Settings) -> Context:

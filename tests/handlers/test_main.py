@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HYDRA_NODE", "n1")
     monkeypatch.setenv("CONSUL_HTTP_ADDR", "127.0.0.1:1")
     monkeypatch.setattr(main, "PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # main sets one of its own
     yield tmp_path
     logger.handlers[:] = handlers
     logger.setLevel(level)
@@ -286,6 +288,27 @@ def test_unknown_node_name_is_temporary(tmp_path: Path) -> None:
 
     with pytest.raises(errors.Temporary, match="HYDRA_NODE"):
         node_name(settings, FakeKV(), LocalState(tmp_path))
+
+
+@pytest.mark.parametrize(("environ", "code"), [({}, 1), ({"CONSUL_INDEX": "7"}, 0)])
+def test_thread_that_breaks_off_ends_the_process(machine: Path, environ: dict[str, str], code: int) -> None:
+    """The others would go on as if it still did its part; what is started again does."""
+    (machine / "broken.py").write_text(
+        "import sys, threading, types, handlers.main as main\n"
+        "def look(): raise TypeError('no such answer')\n"
+        "def run(ctx): threading.Thread(target=look, name='eye').start(); threading.Event().wait(60)\n"
+        "sys.modules['handlers.plan'] = types.SimpleNamespace(run=run)\n"
+        "sys.exit(main.main(['plan']))\n"
+    )
+    command = [sys.executable, str(machine / "broken.py")]
+    ended = subprocess.run(
+        command, env=dict(os.environ) | environ, capture_output=True, text=True, timeout=30
+    )
+
+    assert ended.returncode == code
+    assert "error plan broke off" in ended.stderr
+    assert "no such answer" in ended.stderr
+    assert "thread=eye" in ended.stderr
 
 
 def said(log: Path, count: int) -> bool:
