@@ -73,15 +73,17 @@ def _pods(ctx: Context, ring: Callable[[], None]) -> PodReader:
     from handlers.adapters.mirror import Mirror
     from handlers.adapters.pods import Api, Query, pods_of
     from handlers.adapters.views import Views
-    from handlers.podwatch import PodWatch
+    from handlers.poddesk import PodDesk
+    from handlers.podwatch import PodWatch, keep_looking
 
     api = Api()
     itself = Query("v1", "nodes", selectors={"fieldSelector": f"metadata.name={ctx.node}"})
     pods, node = Mirror(api, pods_of(ctx.node), ring), Mirror(api, itself, ring)
-    views, errands = Views(ctx.settings.root), Errands(ctx.local)
-    watch = PodWatch(api, pods, node, views, errands, ctx.settings.environment, ring)
-    for thread in (pods, node, watch):
-        thread.start()
+    pods.start()
+    node.start()
+    watch = PodWatch(api, pods, node, Views(ctx.settings.root), ctx.settings.environment, ring)
+    keep_looking("pods", watch.look)
+    keep_looking("errands", PodDesk(api, pods, Errands(ctx.local)).look)
     return watch
 
 

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from handlers import log
-from handlers.adapters.errands import Errand, Errands, Kind
 from handlers.adapters.mirror import Picture
 from handlers.adapters.pods import About, Json, Query, collection
 from handlers.adapters.views import Views
-from handlers.core.errors import HydraError, Temporary, Usage
+from handlers.core.errors import HydraError, Usage
 from handlers.core.model import Instance, Ready
 from handlers.core.names import READINESS_FILE, InstanceKey
 from handlers.core.pods import (
@@ -30,7 +29,6 @@ from handlers.core.pods import (
     Owner,
     Pod,
     Shown,
-    container_of,
     gate_wanted,
     in_service,
     instance_of,
@@ -60,10 +58,6 @@ class Server(Protocol):
     ) -> None: ...
 
     def say(self, about: About, kind: str, reason: str, text: str) -> None: ...
-
-    def delete(self, namespace: str, pod: str, uid: str) -> None: ...
-
-    def signal(self, namespace: str, pod: str, container: str, name: str) -> None: ...
 
 
 class Source(Protocol):
@@ -103,6 +97,24 @@ class _Told:
     endpoints: tuple[bool, ...] = ()
 
 
+def keep_looking(name: str, look: Callable[[], None]) -> None:
+    """Look again and again, in a thread that ends with the process; what is in the way is told once."""
+
+    def run() -> None:
+        pause, complained = threading.Event(), ""
+        while True:
+            try:
+                look()
+                complained = ""
+            except HydraError as e:
+                if str(e) != complained:
+                    log.warning("discover", f"cannot see to its {name} now", error=e)
+                complained = str(e)
+            pause.wait(LOOK_S)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+
+
 @dataclass
 class PodWatch:
     """`pods` and `node` are pictures of this node's pods and of its Node object."""
@@ -111,35 +123,16 @@ class PodWatch:
     pods: Source
     node: Source
     views: Views
-    errands: Errands
     environment: str
     ring: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
     _reading: PodReading = field(default_factory=PodReading)
     _owners: dict[str, str] = field(default_factory=dict)
     _told: dict[str, _Told] = field(default_factory=dict)
-    _done: dict[str, str] = field(default_factory=dict)
-    _complained: str = ""
-
-    def start(self) -> None:
-        """Look again and again; the thread ends with the process."""
-        threading.Thread(target=self._run, name="pods", daemon=True).start()
 
     def reading(self) -> PodReading:
         """What was seen at the last look."""
         return self._reading
-
-    def _run(self) -> None:
-        pause = threading.Event()
-        while True:
-            try:
-                self.look()
-                self._complained = ""
-            except HydraError as e:
-                if str(e) != self._complained:
-                    log.warning("discover", "cannot see to its pods now", error=e)
-                self._complained = str(e)
-            pause.wait(LOOK_S)
 
     def look(self) -> None:
         """Look once: tell pods what has changed, and ring when the reading did. Raises `HydraError`."""
@@ -173,7 +166,6 @@ class PodWatch:
         )
         for uid in self._told.keys() - picture.objects.keys():
             del self._told[uid]
-        self._run_errands(picture.objects)
 
     def _found(self, reading: PodReading) -> None:
         if reading != self._reading:
@@ -222,39 +214,6 @@ class PodWatch:
             slices, _ = self.server.list(Query("discovery.k8s.io/v1", "endpointslices", pod.namespace))
             told.endpoints, told.looked_at = ready_endpoints(slices).get(pod.uid, ()), self.clock()
         return in_service(pod, told.endpoints, word)
-
-    def _run_errands(self, objects: Mapping[str, Json]) -> None:
-        """What reload wants done to pods; `_done` has the container that each errand found, by its id."""
-        errands = self.errands.given()
-        self._done = {errand.id: self._done[errand.id] for errand in errands if errand.id in self._done}
-        for errand in errands:
-            value = objects.get(errand.uid)
-            if value is None:
-                self.errands.forget(errand.uid)  # it is gone
-                continue
-            try:
-                if errand.id not in self._done:
-                    self._done[errand.id] = container_of(value, errand.container)[0]
-                    self._do(errand, pod_of(value))
-                self._answer(errand, value)
-            except Temporary:
-                del self._done[errand.id]  # done again at the next look
-                raise
-            except HydraError as e:
-                self.errands.answer(errand, str(e))
-
-    def _do(self, errand: Errand, pod: Pod) -> None:
-        if errand.kind is Kind.DELETE:
-            self.server.delete(pod.namespace, pod.name, pod.uid)
-        else:
-            self.server.signal(pod.namespace, pod.name, errand.container, errand.signal)
-
-    def _answer(self, errand: Errand, value: Json) -> None:
-        """Done is a restart only when another container runs, and a deletion when the pod is no more."""
-        now, runs = container_of(value, errand.container)
-        restarted = runs and now != self._done[errand.id]
-        if errand.kind is Kind.SIGNAL or (errand.kind is Kind.RESTART and restarted):
-            self.errands.answer(errand)
 
     def _say(self, pod: Pod, fresh: News) -> None:
         """An Event on the pod; whether it arrives decides nothing."""

@@ -35,11 +35,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Errand:
-    """One errand to the pod with this UID; `container` and `signal` where it does not mean all of the pod."""
+    """One errand to the pod with this UID, `given` at a second of the epoch; `container` and `signal` where
+    it does not mean all of the pod.
+    """
 
     uid: str
     id: str
     kind: Kind
+    given: float
     container: str = ""
     signal: str = ""
 
@@ -52,7 +55,8 @@ class Errands:
 
     def give(self, uid: str, kind: Kind, limit_s: float, container: str = "", signal: str = "") -> None:
         """Have it done, and wait for the answer; raises `HydraError` with what went wrong."""
-        errand = Errand(uid=uid, id=secrets.token_hex(8), kind=kind, container=container, signal=signal)
+        name, now = secrets.token_hex(8), time.time()
+        errand = Errand(uid=uid, id=name, kind=kind, given=now, container=container, signal=signal)
         self._local.write(f"{_FOLDER}/{uid}", json.dumps(asdict(errand)).encode())
         end = time.monotonic() + limit_s
         while (error := self._answer(errand)) is None:

@@ -152,7 +152,8 @@ class Api:
     def signal(self, namespace: str, pod: str, container: str, name: str) -> None:
         """Send a signal to process 1 of a container, by a shell in there."""
         from kubernetes.client.exceptions import ApiException
-        from kubernetes.stream.ws_client import websocket_call
+        from kubernetes.stream.ws_client import ERROR_CHANNEL, websocket_call
+        from websocket import WebSocketException
 
         path = f"{collection('v1', 'pods', namespace)}/{pod}/exec"
         command = ["/bin/sh", "-c", f"kill -{name} 1"]
@@ -163,16 +164,22 @@ class Api:
             shell = websocket_call(  # type: ignore[no-untyped-call]
                 self._settings, "GET", url, query_params=words, headers=headers, _preload_content=False
             )
-            shell.run_forever(timeout=ANSWER_S)
-        except (ApiException, OSError) as e:
+            try:
+                shell.run_forever(timeout=ANSWER_S)
+                ended = shell.read_channel(ERROR_CHANNEL)  # first: read_all forgets it
+                said = shell.read_all().strip()
+            finally:
+                shell.sock.shutdown()  # its close leaves the socket open where the server has closed already
+        except (ApiException, WebSocketException, OSError) as e:
             said = f"{getattr(e, 'reason', '') or e}"
             # the client has no other sign of an answer that is not the one it wants
             kind = Denied if said.startswith("Handshake status 4") else Temporary
             raise kind(f"GET {path}: {said}"[:300]) from None
-        said = shell.read_all().strip() if not shell.is_open() else "no answer"
-        if shell.is_open() or shell.returncode:
-            shell.close()
-            raise HydraError(f"kill -{name} 1 in container {container}: {said}"[:300])
+        what = f"kill -{name} 1 in container {container}"
+        if not ended:
+            raise Temporary(f"{what}: no answer")
+        if fault := _fault(ended):
+            raise HydraError(f"{what}: {said or fault}"[:300])
 
     def _json(
         self, method: str, path: str, query: Mapping[str, str], body: object = None, kind: str = ""
@@ -230,6 +237,15 @@ def _refused(what: str, status: int, body: bytes) -> HydraError:
         return Temporary(text)
     kinds = {401: Denied, 403: Denied, 404: NotThere, 409: Conflict, 410: Expired}
     return kinds.get(status, HydraError)(text)
+
+
+def _fault(ended: str) -> str:
+    """Why a command in a container failed, by the status that the API server ends it with; else empty."""
+    try:
+        status = json.loads(ended)
+        return "" if status.get("status") == "Success" else str(status.get("message") or "failed")
+    except (ValueError, AttributeError):
+        return f"no answer that makes sense: {ended}"
 
 
 def _pieces(answer: Any, path: str) -> Iterator[bytes]:

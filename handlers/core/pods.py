@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from handlers.core.errors import Usage
@@ -95,12 +96,23 @@ def pod_of(value: Json) -> Pod:
     )
 
 
-def container_of(value: Json, name: str) -> tuple[str, bool]:
-    """The id of the pod's container called `name`, and whether it runs; empty while there is none."""
+@dataclass(frozen=True)
+class Container:
+    """A container that runs: its id, and when it began in seconds of the epoch, cut to whole ones."""
+
+    id: str
+    started: float
+
+
+def container_of(value: Json, name: str) -> Container | None:
+    """The pod's container called `name`; None while it does not run."""
     for row in (value.get("status") or {}).get("containerStatuses") or ():
-        if row["name"] == name:
-            return str(row.get("containerID", "")), "running" in (row.get("state") or {})
-    return "", False
+        running = (row.get("state") or {}).get("running")
+        if row["name"] == name and running is not None:
+            began = running.get("startedAt")
+            started = datetime.fromisoformat(began).timestamp() if began else 0.0
+            return Container(str(row.get("containerID", "")), started)
+    return None
 
 
 def owner_of(value: Json) -> Owner | None:

@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from handlers.adapters.errands import Errands
-from handlers.adapters.local import LocalState
 from handlers.adapters.mirror import Picture
 from handlers.adapters.pods import About, Json, Query
 from handlers.adapters.views import Views
-from handlers.core.errors import HydraError, Temporary
+from handlers.core.errors import Temporary
 from handlers.core.names import InstanceKey, Service
 from handlers.core.pods import DATA_READY
 from handlers.podwatch import ENDPOINTS_S, PodWatch
@@ -37,8 +35,6 @@ class Desk:
     gates: list[tuple[str, str, str]] = field(default_factory=list)
     events: list[tuple[str, str]] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
-    done: list[str] = field(default_factory=list)
-    refuses: HydraError | None = None
 
     def list(self, query: Query) -> tuple[list[Json], str]:
         self.asked.append(query.plural)
@@ -59,17 +55,6 @@ class Desk:
     def say(self, about: About, kind: str, reason: str, text: str) -> None:
         self.events.append((about.name, reason))
         raise Temporary("POST: an Event that is not written decides nothing")
-
-    def delete(self, namespace: str, pod: str, uid: str) -> None:
-        self._do(f"delete {pod}")
-
-    def signal(self, namespace: str, pod: str, container: str, name: str) -> None:
-        self._do(f"{name} {pod}.{container}")
-
-    def _do(self, what: str) -> None:
-        if self.refuses:
-            raise self.refuses
-        self.done.append(what)
 
 
 @dataclass
@@ -98,7 +83,6 @@ class Machine:
             Fixed(lambda: Picture(self.desk.known, dict(self.desk.pods), self.desk.ended)),
             Fixed(lambda: Picture(self.node_known, {"n1": self._node()})),
             Views(self.root),
-            Errands(LocalState(self.root)),
             "prod",
             self._ring,
             lambda: self.now,
@@ -127,9 +111,6 @@ class Machine:
                 "phase": more.get("phase", "Running"),
                 "podIP": more.get("address", "10.0.0.7"),
                 "conditions": conditions,
-                "containerStatuses": [
-                    {"name": "reader", "containerID": more.get("container", "c1"), "state": {"running": {}}}
-                ],
             },
         }
         above = [{"kind": "Deployment", "name": "reader", "uid": "d1", "controller": True}]
