@@ -80,10 +80,10 @@ def test_limits_of_control_groups_count(recorded: tuple[Path, Path], tmp_path: P
     (group / "a/memory.current").write_text("300000000\n")
     (group / "a/memory.stat").write_text("anon 1\ninactive_file 100000000\n")
     (group / "a/b/memory.max").write_text("max\n")
-    assert memory.available(proc, group) == 300_000_000 - memory.LEAST_BYTES
+    assert memory.available(proc, group) == 300_000_000 - memory.LEAST_OF_GROUP_BYTES
     (proc / "self/cgroup").write_text("4:memory:/pod\n0::/\n")  # version 1
     (group / "memory/pod/memory.limit_in_bytes").write_text("400000000\n")
     (group / "memory/pod/memory.usage_in_bytes").write_text("350000000\n")
     (group / "memory/pod/memory.stat").write_text("total_inactive_file 0\n")
-    assert memory.available(proc, group) == 50_000_000 - memory.LEAST_BYTES
+    assert memory.available(proc, group) == 50_000_000 - memory.LEAST_OF_GROUP_BYTES
     assert memory.available() > 0
