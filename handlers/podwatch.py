@@ -89,10 +89,12 @@ class PodReader(Protocol):
 
 @dataclass
 class _Told:
-    """What was seen of a pod last, whether an Event told that it is `out`, when its endpoints were asked."""
+    """What was seen of a pod last, with which releases it is `out` as an Event told, when its endpoints were
+    asked.
+    """
 
     shown: Shown
-    out: bool
+    out: str | None
     looked_at: float = float("-inf")
     endpoints: tuple[bool, ...] = ()
 
@@ -197,8 +199,9 @@ class PodWatch:
         """Tell the pod what its node says of its data; whether it is in service."""
         told, word = self._told.get(pod.uid), self.views.shown(key)
         if told is None:
-            told = self._told[pod.uid] = _Told(self._shown(key, word), out=word == Ready.DRAINING)
-        calm = word == told.shown.word == Ready.READY and not told.out
+            seen = self._shown(key, word)
+            told = self._told[pod.uid] = _Told(seen, out=seen.releases if word == Ready.DRAINING else None)
+        calm = word == told.shown.word == Ready.READY and told.out is None
         shown = told.shown if calm else self._shown(key, word)
         if pod.gated and pod.gate != gate_wanted(word):
             reason = f"Data{(word or Ready.WAITING).capitalize()}"
@@ -207,7 +210,7 @@ class PodWatch:
             )
         if fresh := news(told.shown, shown, told.out):
             self._say(pod, fresh)
-            told.out = word == Ready.DRAINING
+            told.out = shown.releases if word == Ready.DRAINING else None
         told.shown = shown
         on_its_way = word != Ready.READY or not pod.ready or not all(told.endpoints)
         if on_its_way and self.clock() - told.looked_at >= ENDPOINTS_S:

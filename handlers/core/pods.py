@@ -186,20 +186,22 @@ class News:
     text: str
 
 
-def news(before: Shown, now: Shown, out: bool) -> News | None:
-    """What there is to tell of a pod; `out`: it was taken out, and nobody was told yet how that ended."""
-    if now.word == Ready.DRAINING and not out:
+def news(before: Shown, now: Shown, out: str | None) -> News | None:
+    """What there is to tell of a pod; `out`: it was taken out with these releases, and it is not told yet how
+    that ended.
+    """
+    if now.word == Ready.DRAINING and out is None:
         text = f"taken out of service to load {now.target}; it has {now.releases}"
         return News("Normal", "DataReload", text)
     if now.word != Ready.READY:
         return None
-    if not out:
+    if out is None:
         text = f"its data is here: {now.releases}"
         return News("Normal", "DataReady", text) if before.word != Ready.READY else None
     # the reason why it is not where it should be comes a moment after it is back
     if now.step not in ("", Step.IDLE, Step.ADMIT) or (now.releases != now.target and not now.reason):
         return None
-    if Reason.HALTED.told_in(now.reason) or Reason.GAVE_UP.told_in(now.reason):
+    if Reason.GAVE_UP.told_in(now.reason) or out == now.releases != now.target:
         return News("Warning", "DataHalted", f"has {now.releases} again: {now.reason}")
     return News("Normal", "DataReloaded", f"in service again with {now.releases}")
 

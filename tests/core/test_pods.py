@@ -189,26 +189,28 @@ def test_labels_of_a_node_are_those_that_tell_its_place_and_our_own() -> None:
 
 
 WAITING, GONE_OUT = Shown(), Shown(Ready.DRAINING, Step.DRAIN, "", "data=1", "data=2")
-HALTED = Reason.HALTED.say(release="c@2", verdict="halted", why="HTTP 500")
+HELD, GAVE_UP = Reason.HELD.say(held="halted on n1: HTTP 500"), Reason.GAVE_UP.say(error="HTTP 500")
 
 
 @pytest.mark.parametrize(
     ("before", "now", "out", "told"),
     [
-        (WAITING, Shown(Ready.READY, Step.FILL, "", "data=1", "data=1"), False, "DataReady"),
-        (Shown(Ready.READY), Shown(Ready.READY), False, ""),
-        (Shown(Ready.READY), Shown(Ready.WAITING), False, ""),
-        (Shown(Ready.READY), GONE_OUT, False, "DataReload"),
-        (GONE_OUT, GONE_OUT, True, ""),
-        (GONE_OUT, Shown(Ready.READY, Step.RETURN, "", "data=1", "data=2"), True, ""),
-        (GONE_OUT, Shown(Ready.READY, Step.IDLE, "", "data=2", "data=2"), True, "DataReloaded"),
-        (GONE_OUT, Shown(Ready.READY, Step.IDLE, "", "data=1", "data=2"), True, ""),
-        (GONE_OUT, Shown(Ready.READY, Step.IDLE, HALTED, "data=1", "data=2"), True, "DataHalted"),
-        (GONE_OUT, Shown(Ready.READY, Step.ADMIT, "waits", "data=2", "data=3"), True, "DataReloaded"),
+        (WAITING, Shown(Ready.READY, Step.FILL, "", "data=1", "data=1"), None, "DataReady"),
+        (Shown(Ready.READY), Shown(Ready.READY), None, ""),
+        (Shown(Ready.READY), Shown(Ready.WAITING), None, ""),
+        (Shown(Ready.READY), GONE_OUT, None, "DataReload"),
+        (GONE_OUT, GONE_OUT, "data=1", ""),
+        (GONE_OUT, Shown(Ready.READY, Step.RETURN, "", "data=1", "data=2"), "data=1", ""),
+        (GONE_OUT, Shown(Ready.READY, Step.IDLE, "", "data=2", "data=2"), "data=1", "DataReloaded"),
+        (GONE_OUT, Shown(Ready.READY, Step.IDLE, "", "data=1", "data=2"), "data=1", ""),
+        (GONE_OUT, Shown(Ready.READY, Step.IDLE, HELD, "data=1", "data=2"), "data=1", "DataHalted"),
+        (GONE_OUT, Shown(Ready.READY, Step.IDLE, GAVE_UP, "data=1", "data=1"), "data=1", "DataHalted"),
+        (GONE_OUT, Shown(Ready.READY, Step.IDLE, "", "data=1", "data=1"), "data=1", "DataReloaded"),
+        (GONE_OUT, Shown(Ready.READY, Step.ADMIT, "waits", "data=2", "data=3"), "data=1", "DataReloaded"),
     ],
 )
 def test_events_tell_of_a_reload_how_it_began_and_how_it_ended(
-    before: Shown, now: Shown, out: bool, told: str
+    before: Shown, now: Shown, out: str | None, told: str
 ) -> None:
     found = news(before, now, out)
 
