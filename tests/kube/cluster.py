@@ -24,13 +24,14 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 from hydra_cli.programs import program
 from tests.kube import documents
+from tests.kube.documents import GROUP
 
 HOST = "10.77.0.1"
 BRIDGE = "hydra-kube"
@@ -50,7 +51,6 @@ PRIVATE = (  # folders that each node has for itself
     "/var/log/pods",
     "/var/log/containers",
 )
-RAM, RAM_BYTES = "/var/lib/hydra/volumes/ram", 256 << 20  # a tmpfs, as whoever prepares nodes mounts it
 SYSTEM_CONTROLS = {"/proc/sys/net/ipv4/ip_forward": "1"}
 LIMIT_S = 120.0
 
@@ -213,8 +213,7 @@ class Node:
             Path(path).mkdir(parents=True, exist_ok=True)
             binds.append(f"mount --bind {own} {path}")
         # shared inside, so that what is mounted on the node reaches containers (HostToContainer)
-        ram = f"mkdir -p {RAM} && mount -t tmpfs -o size={RAM_BYTES},mode=755 hydra-ram {RAM}"
-        steps = ["mount --make-rshared /", *binds, ram, "echo held && exec sleep infinity"]
+        steps = ["mount --make-rshared /", *binds, "echo held && exec sleep infinity"]
         script = " && ".join(steps)
         self.holder = subprocess.Popen(
             [
@@ -254,6 +253,7 @@ class Cluster:
         """Everything; returns when all nodes are Ready."""
         for path, value in SYSTEM_CONTROLS.items():
             Path(path).write_text(value)
+        _make_cgroups(self.nodes)
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "address", "add", f"{HOST}/24", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
@@ -443,9 +443,25 @@ def _unmount_below(folder: Path) -> None:
         run("umount", "--lazy", path, check=False)
 
 
+def _cgroups() -> list[Path]:
+    """The control group of all pods here: one, or with version 1 one per controller."""
+    top = Path("/sys/fs/cgroup")
+    mounted = [file.parent for file in (*top.glob("cgroup.procs"), *top.glob("*/cgroup.procs"))]
+    return [path / GROUP for path in (mounted[:1] if top in mounted else mounted)]
+
+
+def _make_cgroups(nodes: Iterable[str]) -> None:
+    """One for each node, with as much weight beside everything else as a machine of its own would have."""
+    for group in _cgroups():
+        for node in nodes:
+            (group / node).mkdir(parents=True, exist_ok=True)
+        if (weight := group / "cpu.shares").exists():
+            weight.write_text(str(1024 * (os.cpu_count() or 1) * 2))
+
+
 def _remove_cgroups() -> None:
     """What kubelet and runc leave below the group that the nodes were given."""
-    for top in Path("/sys/fs/cgroup").glob("*/hydra-kube"):
-        for path, _, _ in os.walk(top, topdown=False):
+    for group in _cgroups():
+        for path, _, _ in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
                 Path(path).rmdir()

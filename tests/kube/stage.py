@@ -10,7 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +19,10 @@ from typing import Any
 from handlers.core import codec, keys
 from handlers.core.model import InstanceState, States, Step, Subscription, Verdicts
 from handlers.core.names import Channel, InstanceKey, Service
-from handlers.core.pods import CONSUMER, DATA_READY, PREFIX
+from handlers.core.pods import CONSUMER, DATA_READY, PREFIX, Json
 from handlers.core.version import Version
 from hydra_cli.programs import program
-from tests.kube.cluster import HOST, LIMIT_S, RAM_BYTES, Cluster, Failed, run, until
+from tests.kube.cluster import HOST, LIMIT_S, Cluster, Failed, run, until
 from tests.kube.images import HYDRA, ROOT
 from tests.kube.lookout import Lookout
 
@@ -30,16 +30,22 @@ V1, V2, V3 = (Version.parse(f"2026-01-0{day}T00-00-00") for day in (1, 2, 3))
 SERVER = "10.79.0.53"  # the embedded Consul's ClusterIP: there is no DNS in the test cluster
 S3_PORT = 7070
 ENVIRONMENT = "prod"
-# volumes and limits of nodes: RAM that the test cluster mounts, and downloads that can be met half-way
+RAM_MI, MEMORY_MI = 448, 300  # of each node: for datasets in RAM; the limit of what Hydra's programs take
+# volumes and limits of nodes: RAM, and downloads that can be met half-way
 NODE_CONFIG = f"""
 [volumes.disk]
 class = "DISK"
 [volumes.ram]
 class = "RAM"
-budget_bytes = {RAM_BYTES}
+budget_bytes = {RAM_MI << 20}
 [limits]
 bandwidth_bytes_s = 40_000_000
 """
+# how a pod mounts the root; under Pod Security `baseline` and `restricted` it may not by its path
+HOST_PATH: Json = {"hostPath": {"path": "/var/lib/hydra", "type": "Directory"}}
+CLAIM: Json = {"persistentVolumeClaim": {"claimName": "hydra-data", "readOnly": True}}
+CONFINED_POD: Json = {"runAsNonRoot": True, "runAsUser": 65534, "seccompProfile": {"type": "RuntimeDefault"}}
+CONFINED_CONTAINER: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 HYDRA_COMMAND = (sys.executable, "-I", "-m", "hydra_cli.main")
 HERE = Path(__file__).resolve().parent  # of the programs that run in pods and in a node's namespaces
 HYDRA_PODS = ("daemonset/hydra-node", "deployment/hydra-planner")
@@ -70,7 +76,12 @@ class Installed:
             "env": {"AWS_ENDPOINT_URL": self.s3, "AWS_REGION": "us-east-1"},
             "consul": {"embedded": True, "embeddedClusterIP": SERVER},
             "nodeConfig": NODE_CONFIG,
-            "node": {"resources": {"requests": {"cpu": "10m"}}, "maxUnavailable": 1},
+            "ram": {"sizeMi": RAM_MI},
+            "node": {
+                "resources": {"requests": {"cpu": "10m"}},
+                "memoryLimitMi": MEMORY_MI,
+                "maxUnavailable": 1,
+            },
             "planner": {"resources": {"requests": {"cpu": "10m"}}},
         }
 
@@ -123,6 +134,27 @@ class Installed:
         finally:
             for rule in rules:
                 run(*inside, "-D", "INPUT", *rule)
+
+    @contextlib.contextmanager
+    def agents_of_nodes(self) -> Iterator[None]:
+        """Each node runs an agent of Consul that is no pod, and Hydra's pods use that one.
+
+        It goes on with what the sidecar knew of itself, so to Consul it is the same agent.
+        """
+        self.upgrade(consul={**self.values()["consul"], "agent": "host"})
+        self.await_rollout()
+        for node in self.cluster.nodes.values():
+            where = (f"-node={node.name}", f"-bind={node.address}", f"-client={node.address}")
+            words = (f"-config-file={ROOT}/consul/agent.hcl", "-hcl=acl { enabled = false }", *where)
+            known = ("-data-dir=/var/lib/hydra-consul", f"-retry-join={SERVER}")
+            node.programs.start("consul", program("consul"), "agent", *words, *known)
+        try:
+            yield
+        finally:
+            for node in self.cluster.nodes.values():
+                node.programs.stop("consul")
+            self.upgrade()
+            self.await_rollout()
 
     def consul(self) -> dict[str, str]:
         """How the embedded Consul is reached from this machine, which knows the way to pods."""
@@ -229,6 +261,9 @@ class Scene:
         self.service = Service(f"{ENVIRONMENT}/{self.namespace}/{self.name}")
         self.channel = Channel(f"{ENVIRONMENT}/{self.namespace}/data")
         self.words: list[str] = []  # more for the command of the service's pods
+        self.notes: dict[str, str] = {}  # annotations of the pods' template
+        self.gate = True  # whether pods have the readiness gate, or else a probe that reads the state file
+        self.confined = False  # whether the namespace allows what is `restricted` only
         hydra.s3_client().create_bucket(Bucket=self.namespace)
         self.cluster.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}},
@@ -245,10 +280,10 @@ class Scene:
         self, version: Version, *options: str, value: str = "", right: str = "DISK", ballast: bytes = b""
     ) -> str:
         """Upload a version and publish it; `right` is the placement of one of its two datasets, `ballast` a
-        file more in the other one.
+        file more in that one.
         """
         files = {f"{name}/{version}/value": (value or version).encode() for name in ("left", "right")}
-        files |= {f"left/{version}/ballast": ballast} if ballast else {}
+        files |= {f"right/{version}/ballast": ballast} if ballast else {}
         for key, body in files.items():
             self.hydra.s3_client().put_object(Bucket=self.namespace, Key=key, Body=body)
         template = self.cluster.folder / f"{self.namespace}.json"
@@ -273,7 +308,7 @@ class Scene:
             spec={
                 "replicas": replicas,
                 "selector": {"matchLabels": {"app": self.name}},
-                "template": {"metadata": {"labels": labels}, "spec": self._pod()},
+                "template": {"metadata": {"labels": labels, "annotations": self.notes}, "spec": self._pod()},
             },
         )
         made["metadata"] |= {"labels": labels, "annotations": notes}
@@ -286,10 +321,15 @@ class Scene:
             {"name": "HYDRA_VIEW", "value": view},
         ]
         data = {"name": "data", "mountPath": "/data", "readOnly": True, "mountPropagation": "HostToContainer"}
-        common = {"image": HYDRA, "imagePullPolicy": "Never", "env": environ}
+        common: dict[str, Any] = {"image": HYDRA, "imagePullPolicy": "Never", "env": environ}
+        common |= {"securityContext": CONFINED_CONTAINER} if self.confined else {}
+        probe: dict[str, Any] = {"httpGet": {"path": "/healthz", "port": 8080}}
+        if not self.gate:
+            probe = {"exec": {"command": ["sh", "-c", 'grep -qx ready "$HYDRA_VIEW/state"']}}
         return {
             "terminationGracePeriodSeconds": 15,
-            "readinessGates": [{"conditionType": DATA_READY}],
+            **({"securityContext": CONFINED_POD} if self.confined else {}),
+            "readinessGates": [{"conditionType": DATA_READY}] if self.gate else [],
             "initContainers": [{**common, "name": "hydra-wait", "args": ["wait"], "volumeMounts": [data]}],
             "containers": [
                 {
@@ -297,14 +337,14 @@ class Scene:
                     "name": "reader",
                     "command": ["python3", "-I", "/code/service.py", "8080", *self.words],
                     "ports": [{"containerPort": 8080}],
-                    "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
+                    "readinessProbe": {**probe, "periodSeconds": 1},
                     # EndpointSlices first: whoever still sends requests meanwhile gets answers
                     "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
                     "volumeMounts": [data, {"name": "code", "mountPath": "/code"}],
                 }
             ],
             "volumes": [
-                {"name": "data", "hostPath": {"path": "/var/lib/hydra", "type": "Directory"}},
+                {"name": "data", **(CLAIM if self.confined else HOST_PATH)},
                 {"name": "code", "configMap": {"name": "code"}},
             ],
         }
@@ -329,6 +369,18 @@ class Scene:
         return self.cluster.kubectl(
             "-n", self.namespace, "logs", f"job/{job}", "-c", "reader", check=False
         ).strip()
+
+    def confine(self) -> None:
+        """Let the namespace take nothing but what Pod Security calls `restricted`, and have a claim."""
+        meta = {"name": self.namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+        self.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
+        self.hydra.upgrade(claims={"namespaces": [self.namespace]})
+        self.confined = True
+
+    def disruption(self, **spec: int) -> None:
+        """The only PodDisruptionBudget of the service's pods."""
+        spec_of = {"selector": {"matchLabels": {"app": self.name}}, **spec}
+        self.cluster.apply(self._object("policy/v1", "PodDisruptionBudget", self.name, spec=spec_of))
 
     def trust(self) -> None:
         """Give Hydra the rights for all ways to reload, in this namespace and no other."""
@@ -438,6 +490,33 @@ class Scene:
     def why(self, pod: str) -> str:
         """What Hydra says that a pod waits for."""
         return self.hydra.hydra("why", self.service, pod)
+
+    def await_why(self, pod: str, text: str) -> None:
+        """Wait until that is what Hydra says."""
+        said = ""
+
+        def told() -> bool:
+            nonlocal said
+            said = self.why(pod)
+            return text in said
+
+        try:
+            until(f"Hydra says of {pod}: {text}", told)
+        except Failed as e:
+            raise Failed(f"{e}; it says: {said}") from None
+
+    def await_event(self, pods: Iterable[Mapping[str, Any]], text: str) -> list[str]:
+        """Wait until there is an Event with that text on one or more of the pods; their names."""
+        pods, seen = list(pods), dict[str, list[str]]()
+
+        def told() -> list[str]:
+            seen.update((str(pod["metadata"]["name"]), self.events(pod)) for pod in pods)
+            return [name for name, rows in seen.items() if any(text in row for row in rows)]
+
+        try:
+            return list(until(f"an Event tells: {text}", told))
+        except Failed as e:
+            raise Failed(f"{e}; there are: {seen}") from None
 
     def lookout(self) -> Lookout:
         """Watches the service's pods during a block."""

@@ -52,7 +52,7 @@ def test_frozen_job_keeps_its_release_while_it_lives_and_the_next_has_the_newest
     assert stage.said_by("first") == V1
     assert sorted(state.releases["data"] for state in stage.states().values()) == [V1, V2]
     (old,) = (pod for pod, state in stage.states().items() if state.releases["data"] == V1)
-    until("Hydra says why", lambda: "keep what they started with" in stage.why(old))
+    stage.await_why(old, "keep what they started with")
 
 
 def test_delete_lets_the_deployment_make_new_pods_one_by_one(scene: Callable[[str], Scene]) -> None:

@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Iterator
 
 from handlers.core.enrolment import ORIGIN
+from handlers.core.pods import READS
 from tests.kube.cluster import until
-from tests.kube.stage import HYDRA_PODS, V1, V2, V3, Scene
+from tests.kube.stage import HYDRA_PODS, MEMORY_MI, V1, V2, V3, Scene
 
 BALLAST = 160 << 20  # loaded in 4 s, as the nodes are configured
 
@@ -94,22 +95,73 @@ def test_download_goes_on_after_its_pod_was_killed(scene: Callable[[str], Scene]
         stage.await_running(V2, 2)
 
     release = stage.cluster.nodes["n1"].root / "releases" / stage.channel / V2
-    with (release / "left" / "ballast").open("rb") as file:
+    with (release / "right" / "ballast").open("rb") as file:
         found = hashlib.file_digest(file, "sha256").digest()
     assert found == hashlib.sha256(ballast).digest()
 
 
-def test_dataset_in_ram_is_exchanged_like_any_other(scene: Callable[[str], Scene]) -> None:
+def test_dataset_in_ram_may_be_larger_than_what_the_programs_may_take(scene: Callable[[str], Scene]) -> None:
     stage = scene("ram")
+    ballast = os.urandom(1 << 20) * (MEMORY_MI + 16)
     stage.publish(V1, right="RAM")
     stage.deploy(replicas=2)
     stage.await_running(V1, 2)
 
     with undisturbed(stage):
-        stage.publish(V2, right="RAM")
+        stage.publish(V2, right="RAM", ballast=ballast)
         stage.await_running(V2, 2)
 
     view = f"/data/views/{stage.service}"
     for pod in stage.ready_pods():
         read = stage.kubectl("exec", pod, "-c", "reader", "--", "readlink", "-f", f"{view}/{pod}/data/right")
         assert read.strip() == f"/data/volumes/ram/data/{stage.channel}/{V2}/right"
+    # its pages are charged to the pod that wrote them, which nothing has ended for that
+    pods = [stage.hydra.pod("node", node) for node in stage.cluster.nodes]
+    rows = [row for pod in pods for row in pod["status"]["containerStatuses"] if row["name"] == "hydra"]
+    assert [row["restartCount"] for row in rows] == [0, 0]
+
+
+def test_pods_of_a_restricted_namespace_read_through_its_claim(scene: Callable[[str], Scene]) -> None:
+    stage = scene("restricted")
+    stage.confine()
+    stage.serve(replicas=2)
+
+    with undisturbed(stage):
+        stage.publish(V2)
+        stage.await_running(V2, 2)
+
+
+def test_pods_without_the_gate_are_drained_by_a_probe_of_their_state(scene: Callable[[str], Scene]) -> None:
+    stage = scene("probe")
+    stage.gate = False
+    stage.serve(replicas=2)
+
+    with stage.audience() as audience:
+        stage.publish(V2)
+        stage.await_running(V2, 2)
+
+    assert audience.failed == []
+    assert audience.mixed == []
+    assert audience.seen == {V1, V2}
+
+
+def test_old_and_new_pods_each_get_what_they_can_read(scene: Callable[[str], Scene]) -> None:
+    stage = scene("reads")
+    stage.notes = {READS: "format<=4"}
+    stage.publish(V1, "--label", "format=4")
+    stage.deploy(replicas=2)
+    stage.await_running(V1, 2)
+
+    with stage.audience() as audience:
+        stage.publish(V2, "--label", "format=5")
+        old = stage.ready_pods()
+        for pod in old:
+            stage.await_why(pod, "format<=4")
+        assert sorted(stage.running(V1)) == sorted(old)
+        stage.notes = {READS: "format<=5"}
+        stage.deploy(replicas=2)
+        stage.await_running(V2, 2)
+
+    assert set(old) & set(stage.ready_pods()) == set()
+    assert audience.failed == []
+    assert audience.mixed == []

@@ -16,7 +16,7 @@ def test_pod_tells_why_it_is_out_and_what_it_runs(scene: Callable[[str], Scene])
     name = stage.pods()[0]["metadata"]["name"]
     until("its state is known", lambda: name in stage.states())
     assert stage.ready_pods() == []
-    until("Hydra says why", lambda: f"channel {stage.channel} has none" in stage.why(name))
+    stage.await_why(name, f"channel {stage.channel} does not exist")
 
     stage.publish(V1)
     stage.await_running(V1, 1)
@@ -28,7 +28,7 @@ def test_pod_tells_why_it_is_out_and_what_it_runs(scene: Callable[[str], Scene])
     status = stage.hydra.hydra("view", stage.service)
     assert name in status
     assert V2 in status
-    until("the reload is told", lambda: any(V2 in text for text in stage.events(pod)))
+    stage.await_event([pod], "DataReloaded")
     described = stage.kubectl("describe", "pod", name)
     for word in ("DataReload", "DataReloaded", DATA_READY):
         assert word in described
@@ -43,12 +43,29 @@ def test_halt_is_a_warning_on_the_pod_that_did_not_come_back(scene: Callable[[st
     assert "this data is not for me" in halted
 
     stage.await_running(V1, 2)
-    pods = {p["metadata"]["name"]: p for p in stage.pods()}
-    told = until(
-        "a pod tells of it",
-        lambda: [n for n, p in pods.items() if any("DataHalted" in text for text in stage.events(p))],
-    )
+    told = stage.await_event(stage.pods(), "DataHalted")
     assert len(told) == 1
     described = stage.kubectl("describe", "pod", told[0])
     assert "this data is not for me" in described
     assert "halted" in stage.hydra.hydra("status", stage.service)
+
+
+def test_budget_of_the_pods_is_hydras_and_one_that_lets_nobody_out_is_named(
+    scene: Callable[[str], Scene],
+) -> None:
+    stage = scene("budget")
+    stage.serve(replicas=2)
+    pods = stage.ready_pods()
+    stage.disruption(minAvailable=2)
+    named = f"PodDisruptionBudget {stage.namespace}/{stage.name}: minAvailable 2"
+    until("it is the budget", lambda: (s := stage.subscription()) and s.budget_by == named)
+
+    stage.publish(V2)
+    for pod in pods:
+        stage.await_why(pod, named)
+    until("the workload tells of it", lambda: named in stage.kubectl("describe", "deployment", stage.name))
+    assert sorted(stage.running(V1)) == sorted(pods)
+
+    stage.disruption(maxUnavailable=1)
+    stage.await_running(V2, 2)
+    assert sorted(stage.ready_pods()) == sorted(pods)
