@@ -90,6 +90,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     with Cloud() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.url)
+        monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "30")  # a second, where nobody says so
         yield server
         server.shutdown()
 

@@ -86,14 +86,14 @@ def server(authority: Path) -> Iterator[Server]:
     server.close()
 
 
-def objects(server: Server, ca: Path | str) -> S3Objects:
+def objects(server: Server, ca: Path | str, stall_s: float = 20) -> S3Objects:
     environ = {
         "AWS_ENDPOINT_URL": f"https://localhost:{server.port}",
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_CA_BUNDLE": str(ca),
     }
-    return S3Objects(stall_s=1, environ=environ)
+    return S3Objects(stall_s=stall_s, environ=environ)
 
 
 def read(store: S3Objects, start: int = 0, length: int = len(BODY)) -> bytes:
@@ -123,7 +123,7 @@ def test_a_stall_is_noticed(sent: int, authority: Path, server: Server) -> None:
     server.hang.clear()
 
     with pytest.raises(Temporary, match=r"s3://bucket/x: .* bytes in 0.5 s"):
-        read(objects(server, authority / "consul-agent-ca.pem"))
+        read(objects(server, authority / "consul-agent-ca.pem", stall_s=1))
 
 
 def test_a_certificate_of_somebody_else_is_refused(authority: Path, server: Server) -> None:

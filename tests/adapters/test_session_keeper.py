@@ -23,11 +23,11 @@ def local(tmp_path: Path) -> LocalState:
 
 
 def test_session_lives_beyond_its_ttl_and_ends_with_the_block(kv: ConsulKV, local: LocalState) -> None:
-    with SessionKeeper(kv, local, "plan", ttl_s=1) as keeper:
+    with SessionKeeper(kv, local, "plan", ttl_s=3) as keeper:
         kv.txn([Lock("l", b"1", keeper.session)])
-        # Consul ends a session of this TTL after 2 s
+        # Consul ends a session of this TTL after 6 s
         _, index = kv.get("l")
-        kv.get("l", after=index, wait_s=3.5)
+        kv.get("l", after=index, wait_s=7)
         kv.txn([CheckSession("l", keeper.session), Set("a", b"1")])
         assert not keeper.lost.is_set()
 
@@ -70,11 +70,11 @@ def test_ended_session_is_noticed(kv: ConsulKV, local: LocalState) -> None:
 
 def test_short_outage_is_tolerated(local: LocalState) -> None:
     fake = FakeKV()
-    with SessionKeeper(fake, local, "reload", ttl_s=3) as keeper:
+    with SessionKeeper(fake, local, "reload", ttl_s=9) as keeper:
         fake.away = True
-        assert not keeper.lost.wait(1.5)
+        assert not keeper.lost.wait(3.5)
         fake.away = False
-        assert not keeper.lost.wait(2.5)
+        assert not keeper.lost.wait(3.5)
 
 
 def test_outage_of_a_whole_ttl_counts_as_lost(local: LocalState) -> None:

@@ -124,7 +124,7 @@ def test_ctrl_c_while_waiting_ends_at_once_with_130_and_keeps_the_release(
     wait_until(lambda: "planned" in (process.stderr.readline() if process.stderr else ""))
 
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
 
     assert process.returncode == 130, err
     assert out.startswith("published 2026-01-01T00-00-00")

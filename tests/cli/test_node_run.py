@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -171,8 +172,12 @@ def test_secrets_reach_the_programs_by_environment_only(
     for pid in wait_until(pids, what="programs run"):
         assert b"CONSUL_HTTP_TOKEN=s3cret" in Path(f"/proc/{pid}/environ").read_bytes()
         assert b"s3cret" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-    written = [path for path in root.rglob("*") if path.is_file()]
-    assert [path for path in (*written, tmp_path / "run.log") if b"s3cret" in path.read_bytes()] == []
+    written = {Path(folder, name): b"" for folder, _, names in os.walk(tmp_path) for name in names}
+    for path in written:
+        with contextlib.suppress(OSError):  # a socket, or a file that was renamed meanwhile
+            written[path] = path.read_bytes()
+    assert any(written.values())
+    assert [path for path, text in written.items() if b"s3cret" in text] == []
 
 
 def test_runtime_folder_of_somebody_else_is_refused(

@@ -22,7 +22,7 @@ from handlers.adapters.uploads import S3Uploads
 from handlers.core import integrity, pushed
 from handlers.core.model import Pushed
 from tests.cli.desk import Desk, v
-from tests.servers import S3, wait_until
+from tests.servers import S3
 
 HYDRA = (sys.executable, "-m", "hydra_cli.main")
 MIB = 1024**2
@@ -181,29 +181,47 @@ def test_foreign_objects_are_in_the_way(bench: Bench) -> None:
     assert bench.names() == [f"words/{v(1)}/", f"words/{v(1)}/z"]
 
 
+# hydra, killed some time after it began to send the n-th part: at the latest when it would send another one
+KILLED = """
+import os, signal, sys, threading, time
+from handlers.adapters.uploads import S3Uploads
+left, after_s, send = int(sys.argv.pop(1)), float(sys.argv.pop(1)), S3Uploads.write_part
+def write_part(*args):
+    global left
+    left -= 1
+    if left:
+        return send(*args)
+    threading.Timer(after_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    send(*args)
+    time.sleep(600)
+S3Uploads.write_part = write_part
+from hydra_cli.main import main
+main()
+"""
+
+
 @pytest.mark.timeout(400)  # six processes one after the other, on a machine that does other things
 def test_a_killed_push_goes_on_where_it_was(bench: Bench, s3: S3) -> None:
     """`kill -9` five times, each when a little more has arrived; what arrived is not sent again."""
-    body = os.urandom(480 * MIB)  # far more than a push can send between two looks
+    body = os.urandom(256 * MIB)
     bench.file("big", body)
     for number in range(60):
         bench.file(f"small/{number:02}", os.urandom(1000))
     options = ["--version", v(1), "--streams", "1", "-o", "json"]
-    command = [*HYDRA, "push", str(bench.folder), bench.target, *options]
+    push = ["push", str(bench.folder), bench.target, *options]
     environ = {**os.environ, **s3.environment(), "HOME": str(bench.desk.folder)}
     chance, arrived = random.Random(4), list[int]()
 
     for _ in range(5):
-        wanted = len(arrived) + chance.randint(1, 2)
-        process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        wait_until(lambda: len(bench.arrived()) >= wanted or process.poll() is not None)  # noqa: B023 - ends in here
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it was faster than the test"
-        arrived = bench.arrived()
+        nth, after_s = chance.randint(2, 3), chance.uniform(0, 0.2)
+        command = [sys.executable, "-c", KILLED, str(nth), str(after_s), *push]
+        ended = subprocess.run(command, env=environ, capture_output=True, text=True)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        before, arrived = arrived, bench.arrived()
+        assert len(arrived) >= len(before) + nth - 1
         assert not bench.manifest().complete
 
-    done = subprocess.run(command, env=environ, check=True, capture_output=True)
+    done = subprocess.run([*HYDRA, *push], env=environ, check=True, capture_output=True)
 
     total = sum(path.stat().st_size for path in bench.folder.rglob("*") if path.is_file())
     assert json.loads(done.stdout)["sent_bytes"] <= total - sum(arrived)

@@ -418,13 +418,13 @@ def test_ended_session_with_delete_takes_the_key_along_and_wakes_who_waits(world
 
 def test_session_that_nobody_renews_ends(world: World) -> None:
     kv = world.kv
-    session = kv.create_session("one", ttl_s=1, behavior="delete")
+    session = kv.create_session("one", ttl_s=2, behavior="delete")
     kv.txn([Lock("l", b"1", session)])
 
-    for _ in range(10):
-        world.pass_session_time(0.4)
+    for _ in range(8):
+        world.pass_session_time(0.8)
         assert kv.renew_session(session)
-    world.pass_session_time(2.0)
+    world.pass_session_time(4.1)
     wait_until(lambda: kv.get("l")[0] is None)
 
     assert not kv.renew_session(session)

@@ -300,7 +300,7 @@ class FakeServices:
         return [
             {
                 "Node": {"Node": replica.node.name},
-                "Service": {"ID": replica.node.instances[key].id},
+                "Service": {"ID": key.segment},
                 "Checks": [{"Status": "passing" if replica.serves else "critical"}],
             }
             for node in self._node.fleet.nodes.values()

@@ -444,7 +444,7 @@ def test_process_follows_catalog_registrations_and_alive(machine: Machine, tmp_p
         wait_until(lambda: alive(machine) not in ("", first))
     finally:
         process.terminate()
-    assert process.wait(10) == -signal.SIGTERM
+    assert process.wait(60) == -signal.SIGTERM
 
 
 @dataclass

@@ -99,7 +99,7 @@ def test_way_back_to_a_proven_release_is_the_same(fleet: Fleet) -> None:
 
 def test_one_that_does_not_come_into_service_halts_and_is_replaced_by_one_with_the_old(fleet: Fleet) -> None:
     fleet.bad = {V2}
-    fleet.want(V2, deadline_s=0.5)
+    fleet.want(V2, deadline_s=2.0)
     fleet.run()
 
     assert sorted(loaded(fleet).values()) == [V1] * 3

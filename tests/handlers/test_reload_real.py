@@ -236,7 +236,7 @@ def test_a_rollback_mends_a_service_that_is_down_altogether(node: Node) -> None:
 def test_a_node_cut_off_from_consul_gives_a_new_instance_its_view(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.reload.PATIENCE_S", 0.1)
+    monkeypatch.setattr("handlers.reload.PATIENCE_S", 2.0)
     new = InstanceKey.of(S, "c")
     node.ports[new] = free_port()
     node.discovered()

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -531,21 +530,19 @@ def test_a_rollback_never_waits_behind_a_download(node: Node) -> None:
 
     def block(source: Source, at: int) -> None:
         started.set()
-        go_on.wait(30)
+        go_on.wait(100)
 
     node.fake_objects.before_piece = block
     node.desire(2, old, new)
     runner = threading.Thread(target=node.run)
     runner.start()
-    assert started.wait(10)
+    assert started.wait(60)
     assert node.status(new).state is State.DOWNLOADING
 
-    began = time.monotonic()
     node.desire(3, old)
-    wait_until(lambda: node.actual().generation == 3, 10)
-    runner.join(10)
+    wait_until(lambda: node.actual().generation == 3)
+    runner.join(60)  # the network would keep it for longer
     assert not runner.is_alive()
-    assert time.monotonic() - began < 15  # the network would keep it for longer
     assert node.status(old).state is State.SUCCESS
     assert LocalState(node.root).read("desired") == _value(node, keys.desired(NODE))
     go_on.set()
@@ -567,17 +564,17 @@ def test_a_download_goes_on_when_the_new_desired_still_wants_it(node: Node) -> N
     def block(source: Source, at: int) -> None:
         if slow.version in source.key:
             started.set()
-            assert go_on.wait(30)
+            assert go_on.wait(100)
 
     node.fake_objects.before_piece = block
     node.desire(1, slow)
     runner = threading.Thread(target=node.run)
     runner.start()
-    assert started.wait(10)
+    assert started.wait(60)
     node.desire(2, slow, more)
-    wait_until(lambda: node.complete(more), 10)
+    wait_until(lambda: node.complete(more))
     go_on.set()
-    runner.join(20)
+    runner.join(60)
 
     assert node.complete(slow)
     assert sum(slow.version in key for key, *_ in node.fake_objects.reads) == 1

@@ -142,6 +142,7 @@ def test_a_rollback_ends_a_download_that_gets_nowhere(real: RealNode, trouble: s
             _, said = process.communicate(timeout=60)
             ended_s = time.monotonic() - began
     assert process.returncode == 0, said
-    assert taken_over_s < 10
-    assert ended_s < 20
+    # one that hangs would be noticed after 30 s only
+    assert taken_over_s < 20
+    assert ended_s < 28
     assert real.node.status(old).state is State.SUCCESS
