@@ -128,6 +128,11 @@ class FaultyS3(socketserver.ThreadingTCPServer):
         """How many requests for the body of each object there were."""
         return Counter(seen.key for seen in self.gets())
 
+    def is_quiet(self) -> bool:
+        """Whether no answer is on its way: all that was sent is counted."""
+        with self._lock:
+            return all(seen.ended for seen in self.seen)
+
     def bytes_sent(self, key: str = "") -> int:
         """The bytes of bodies that left the server."""
         return sum(seen.sent for seen in self.gets(key))
