@@ -60,6 +60,7 @@ class StateBook:
         fresh = self._changed(changes)
         raw = codec.encode(fresh)
         written = self._kv.txn([*others, Cas(self._key, raw, self._index)])
+        self._tell(changes)
         self._index, self._doc = written[self._key], fresh
         self._local.write(STATES, raw)
 
@@ -67,6 +68,13 @@ class StateBook:
         """Write to the node's memory only; the next `load` finds KV behind and `commit` carries it over."""
         self._doc = self._changed(changes)
         self._local.write(STATES, codec.encode(self._doc))
+
+    def _tell(self, changes: Changes) -> None:
+        """Keep in the log what the document says only for a moment."""
+        for key, state in changes.items():
+            before = self._doc.instances.get(key)
+            if state and state.reason and (before is None or before.reason != state.reason):
+                log.info("reload", "says", instance=key, step=state.step, reason=state.reason)
 
     def _changed(self, changes: Changes) -> States:
         merged = {**self._doc.instances, **changes}

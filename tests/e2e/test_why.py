@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
-import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Self
+from pathlib import Path
 
 import pytest
 
 from handlers.adapters.ports import Delete, Set
 from handlers.core import codec, keys
-from handlers.core.errors import HydraError
-from handlers.core.model import Desired, Instances, States, Step, Subscription
+from handlers.core.model import Desired, Instances, Step, Subscription
 from handlers.core.reasons import Reason
 from handlers.core.version import Version
+from hydra_cli.dev import processes
 from hydra_cli.dev.access import PLANNER_NODE
 from hydra_cli.dev.demo.sight import Replica
 from hydra_cli.dev.ports import free_port
@@ -49,43 +48,36 @@ def await_why(scene: Scene, replica: Replica | str, *reasons: Reason) -> str:
         return seen[1:] == [reason.name for reason in reasons]
 
     try:
-        until(f"{name} waits for {[reason.name for reason in reasons]}", given, 60)
+        until(f"{name} waits for {[reason.name for reason in reasons]}", given)
     except AssertionError as e:
         raise AssertionError(f"{e}; last it said {seen}") from None
     return seen[0]
 
 
 class Recorder:
-    """All sentences that nodes say of a scene's instances while it looks."""
+    """What nodes say of a scene's instances from now on, by their logs: what is short is not missed."""
 
     def __init__(self, scene: Scene) -> None:
-        self._scene, self._said, self._ended = scene, set[str](), threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
+        self._scene = scene
+        self._read = {log: log.stat().st_size for log in self._logs()}
 
     def said(self, *reasons: Reason) -> None:
         """Wait until each of `reasons` was said."""
         for reason in reasons:
-            until(f"{reason.name} is said", partial(self._has, reason), 60)
+            until(f"{reason.name} is said", partial(self._has, reason))
 
     def _has(self, reason: Reason) -> bool:
-        return any(reason.told_in(sentence) for sentence in self._said)
+        return any(reason.told_in(line) for line in self._lines())
 
-    def _look(self) -> None:
-        kv, index = self._scene.cluster.kv(), 0
-        while not self._ended.is_set():
-            with contextlib.suppress(HydraError):
-                listing = kv.list(keys.STATES, after=index, wait_s=5)
-                index = listing.index
-                for key, entry in listing.entries.items():
-                    states = codec.decode(States, entry.value, key).instances.values()
-                    self._said |= {s.reason for s in states if s.service == self._scene.service}
+    def _logs(self) -> list[Path]:
+        roots = [self._scene.cluster.root(node) for node in self._scene.cluster.nodes]
+        return [log for root in roots for log in (root / "state" / "log").rglob("*.log")]
+
+    def _lines(self) -> Iterator[str]:
+        for log in self._logs():
+            with log.open(errors="replace") as text:
+                text.seek(self._read.get(log, 0))
+                yield from (line for line in text if " reload says " in line and self._scene.service in line)
 
 
 def test_instance_that_begins_says_what_it_waits_for(scene: Scene) -> None:
@@ -95,10 +87,10 @@ def test_instance_that_begins_says_what_it_waits_for(scene: Scene) -> None:
     scene.hydra("channel", "set", scene.channel, "--keep-releases", "5")
     scene.subscribe()
     assert scene.channel in await_why(scene, replica, Reason.NO_RELEASE)
-    with Recorder(scene) as recorder:
-        scene.publish(V1)
-        await_why(scene, replica, Reason.SETTLED)
-        recorder.said(Reason.FIRST)
+    recorder = Recorder(scene)
+    scene.publish(V1)
+    await_why(scene, replica, Reason.SETTLED)
+    recorder.said(Reason.FIRST)
     deaf = free_port()
     scene.hydra(
         "register", scene.service, "deaf", "--node", "n2", "--port", str(deaf), "--health", f"http://:{deaf}/"
@@ -141,23 +133,23 @@ def test_move_says_each_step_that_it_waits_for(scene: Scene) -> None:
     for node in ("n1", "n2"):
         until("all is there", partial(_holds, scene, node, V2, V3))
     scene.hydra("pin", scene.channel, V2)
-    with Recorder(scene) as recorder:
-        with frozen(scene, "n1", "consul-template"), frozen(scene, "n2", "consul-template"):
-            scene.hydra("rollout", "resume", scene.service)
-            until("one is out", lambda: Step.DRAIN in (scene.step(first), scene.step(second)))
-            out = first if scene.step(first) is Step.DRAIN else second
-            other = second if out is first else first
-            await_why(scene, out, Reason.NOT_SHOWN)
-            assert out.id in await_why(scene, other, Reason.BUDGET)
-            scene.hydra("unpin", scene.channel)
-            recorder.said(Reason.SUPERSEDED)
-            until("its node is stale", lambda: "consul-template does not render" in scene.troubles())
-        recorder.said(Reason.DRAINING, Reason.RELOADING)
-        recorder.said(Reason.CONFIRMING, Reason.RETURNING)
-        scene.await_running(V3)
-        scene.publish(V4)
-        recorder.said(Reason.FILLING)
-        scene.await_running(V4)
+    recorder = Recorder(scene)
+    with frozen(scene, "n1", "consul-template"), frozen(scene, "n2", "consul-template"):
+        scene.hydra("rollout", "resume", scene.service)
+        until("one is out", lambda: Step.DRAIN in (scene.step(first), scene.step(second)))
+        out = first if scene.step(first) is Step.DRAIN else second
+        other = second if out is first else first
+        await_why(scene, out, Reason.NOT_SHOWN)
+        assert out.id in await_why(scene, other, Reason.BUDGET)
+        scene.hydra("unpin", scene.channel)
+        recorder.said(Reason.SUPERSEDED)
+        until("its node is stale", lambda: "consul-template does not render" in scene.troubles())
+    recorder.said(Reason.DRAINING, Reason.RELOADING)
+    recorder.said(Reason.CONFIRMING, Reason.RETURNING)
+    scene.await_running(V3)
+    scene.publish(V4)
+    recorder.said(Reason.FILLING)
+    scene.await_running(V4)
 
 
 def _holds(scene: Scene, node: str, *versions: Version) -> bool:
@@ -170,17 +162,17 @@ def test_release_that_fails_says_how_it_went_back(scene: Scene) -> None:
     scene.subscribe("--deadline", "2s")
     (replica,) = scene.start("n1")
     scene.await_running(V1)
-    with Recorder(scene) as recorder:
-        scene.publish(V2, refuse="damaged")
-        assert "damaged" in await_why(scene, replica, Reason.HELD)
-        recorder.said(Reason.WENT_BACK)
-        scene.publish(V3, sick=True)
-        recorder.said(Reason.NOT_BACK)
-        assert "not in service" in await_why(scene, replica, Reason.HELD, Reason.NOT_BACK)
-        scene.subscribe("--deadline", "2s", "--confirm", "maps", reload="none")
-        scene.publish(V4)
-        recorder.said(Reason.NOT_CONFIRMED)
-        scene.await_running(V1)
+    recorder = Recorder(scene)
+    scene.publish(V2, refuse="damaged")
+    assert "damaged" in await_why(scene, replica, Reason.HELD)
+    recorder.said(Reason.WENT_BACK)
+    scene.publish(V3, sick=True)
+    recorder.said(Reason.NOT_BACK)
+    assert "not in service" in await_why(scene, replica, Reason.HELD, Reason.NOT_BACK)
+    scene.subscribe("--deadline", "2s", "--confirm", "maps", reload="none")
+    scene.publish(V4)
+    recorder.said(Reason.NOT_CONFIRMED)
+    scene.await_running(V1)
 
 
 def test_warm_up_is_waited_for_and_one_that_fails_sends_the_instance_back(scene: Scene) -> None:
@@ -188,40 +180,46 @@ def test_warm_up_is_waited_for_and_one_that_fails_sends_the_instance_back(scene:
     scene.subscribe("--warm-up", "http://:/reload")  # this service does as much with any request
     (replica,) = scene.start("n1")
     scene.await_running(V1)
-    with Recorder(scene) as recorder:
-        scene.publish(V2)
-        recorder.said(Reason.WARMING)
-        scene.await_running(V2)
-        scene.subscribe("--warm-up", f"http://:{free_port()}/nobody-listens")
-        scene.publish(V3)
-        recorder.said(Reason.NOT_WARM)
-        scene.await_running(V2)
-        await_why(scene, replica, Reason.HELD, Reason.NOT_WARM)
+    recorder = Recorder(scene)
+    scene.publish(V2)
+    recorder.said(Reason.WARMING)
+    scene.await_running(V2)
+    scene.subscribe("--warm-up", f"http://:{free_port()}/nobody-listens")
+    scene.publish(V3)
+    recorder.said(Reason.NOT_WARM)
+    scene.await_running(V2)
+    await_why(scene, replica, Reason.HELD, Reason.NOT_WARM)
 
 
 def test_instance_that_is_not_drained_and_one_that_cannot_return_say_so(scene: Scene) -> None:
     """A check that never fails, and an old release that needs longer than the deadline to be back."""
-    scene.publish(V1, settle_s=5)
+    fit, tried = scene.gate("fit"), scene.gate("tried")
+    fit.touch()
+    scene.publish(V1, settles_by=str(fit))
     scene.subscribe("--deadline", "3s")
     (slow,) = scene.start("n1")
     until("it serves", partial(scene.serves, slow, V1))
-    with Recorder(scene) as recorder:
-        scene.publish(V2, refuse="damaged")
-        recorder.said(Reason.GAVE_UP)
-        until("it serves", partial(scene.serves, slow, V1))
-        scene.hydra(
-            "register",
-            scene.service,
-            slow.id,
-            "--node",
-            "n1",
-            "--port",
-            str(slow.port),
-            "--health",
-            "http://:/version",
-        )
-        scene.publish(V3)
-        recorder.said(Reason.NOT_DRAINED)
+    recorder = Recorder(scene)
+    scene.publish(V2, refuse="damaged", loads_by=str(tried))
+    until("it loads", lambda: scene.step(slow) is Step.RELOAD)
+    fit.unlink()
+    tried.touch()
+    recorder.said(Reason.GAVE_UP)
+    fit.touch()
+    until("it serves", partial(scene.serves, slow, V1))
+    scene.hydra(
+        "register",
+        scene.service,
+        slow.id,
+        "--node",
+        "n1",
+        "--port",
+        str(slow.port),
+        "--health",
+        "http://:/version",
+    )
+    scene.publish(V3)
+    recorder.said(Reason.NOT_DRAINED)
 
 
 def test_health_that_cannot_be_seen_is_named(scene: Scene) -> None:
@@ -234,13 +232,15 @@ def test_health_that_cannot_be_seen_is_named(scene: Scene) -> None:
     place = ("--node", "n1", "--port", str(replica.port), "--health", f"consul:{scene.space}")
     scene.hydra("register", scene.service, replica.id, *place)
     scene.await_running(V1)
-    with Recorder(scene) as recorder:
-        scene.publish(V2, slow_s=4)
-        until("it loads", lambda: scene.step(replica) is Step.RELOAD)
-        scene.cluster.deregister("n1", replica.id)
-        recorder.said(Reason.CANNOT_SEE)
-        scene.cluster.register("n1", about)
-        scene.await_running(V2)
+    recorder = Recorder(scene)
+    loaded = scene.gate("loaded")
+    scene.publish(V2, loads_by=str(loaded))
+    until("it loads", lambda: scene.step(replica) is Step.RELOAD)
+    scene.cluster.deregister("n1", replica.id)
+    loaded.touch()
+    recorder.said(Reason.CANNOT_SEE)
+    scene.cluster.register("n1", about)
+    scene.await_running(V2)
     scene.cluster.deregister("n1", replica.id)
     scene.hydra("register", scene.service, "ghost", "--node", "n2", "--health", "consul:nobody")
     until("it has its view", lambda: scene.wanted("n2", V2) and scene.holds("n2", V2))
@@ -274,15 +274,16 @@ def test_instance_whose_turn_has_not_come_says_whose_it_is(scene: Scene) -> None
     scene.subscribe(*check, "--check-interval", "0.5s")
     first, *_, last = scene.start("n1", "n2", "n3")
     scene.await_running(V1)
-    with Recorder(scene) as recorder:
+    recorder = Recorder(scene)
+    with frozen(scene, "n3"):  # whose data is waited for
         scene.publish(V2, errors=0.0)
         recorder.said(Reason.TURN, Reason.TURN_DATA)
-        recorder.said(Reason.TURN_CANARY, Reason.TURN_CHECK, Reason.TURN_PAUSE)
-        scene.await_running(V2)
-        scene.subscribe("--canaries", "0", "--check", "", "--wave-pause", "0s")
-        scene.publish(V3, errors=0.0)
-        recorder.said(Reason.TURN_WAVE)
-        scene.await_running(V3)
+    recorder.said(Reason.TURN_CANARY, Reason.TURN_CHECK, Reason.TURN_PAUSE)
+    scene.await_running(V2)
+    scene.subscribe("--canaries", "0", "--check", "", "--wave-pause", "0s")
+    scene.publish(V3, errors=0.0)
+    recorder.said(Reason.TURN_WAVE)
+    scene.await_running(V3)
     scene.hydra("rollout", "pause", scene.service)
     scene.publish(V4, errors=0.0)
     until("all is there", partial(_holds, scene, "n3", V4))
@@ -304,7 +305,7 @@ def test_download_that_is_waited_for_says_how_far_it_is(scene: Scene, shared_s3:
     try:
         (second,) = scene.start("n2")
         await_why(scene, second, Reason.LOADING)
-        assert Reason.INCOMPLETE.told_in(scene.reason(second))
+        until("its node says so", lambda: Reason.INCOMPLETE.told_in(scene.reason(second)))
     finally:
         shared_s3.start()
     scene.await_running(V1)
@@ -325,7 +326,7 @@ def test_planner_or_node_that_does_not_work_is_named(harm: Scene) -> None:
         stop_planning(harm)
         harm.publish(V2, refuse="damaged")
         assert V2 in await_why(harm, replica, Reason.NOT_PLANNED)
-    until("a verdict is there", lambda: harm.verdicts().releases, 60)
+    until("a verdict is there", lambda: harm.verdicts().releases)
     with frozen(harm, PLANNER_NODE, "supervisord"):
         stop_planning(harm)
         # an old verdict that is not planned yet
@@ -351,9 +352,15 @@ def test_planner_or_node_that_does_not_work_is_named(harm: Scene) -> None:
 
 def stop_planning(scene: Scene) -> None:
     """Kill what would plan; nobody starts it again while its supervisord stands still."""
-    for process in scene.programs(PLANNER_NODE):
-        if "handlers.main" in scene.command(process) or "consul watch" in scene.command(process):
+    kill_all(scene, PLANNER_NODE, lambda command: "handlers.main" in command or "consul watch" in command)
+
+
+def kill_all(scene: Scene, node: str, chosen: Callable[[str], bool]) -> None:
+    """Kill the processes of a node with such a command line, and those that they have started meanwhile."""
+    while found := [process for process in scene.programs(node) if chosen(scene.command(process))]:
+        for process in found:
             process.send(signal.SIGKILL)
+        processes.await_end(found, 10)
 
 
 def test_node_whose_reload_is_dead_is_named(harm: Scene) -> None:
@@ -363,9 +370,7 @@ def test_node_whose_reload_is_dead_is_named(harm: Scene) -> None:
     harm.await_running(V1)
     older = harm.cluster.snapshot()
     with frozen(harm, "n1", "supervisord"):
-        for process in harm.programs("n1"):
-            if harm.command(process).strip().endswith(RELOADERS):
-                process.send(signal.SIGKILL)
+        kill_all(harm, "n1", lambda command: command.strip().endswith(RELOADERS))
         harm.publish(V2)
         await_why(harm, replica, Reason.NOT_BEGUN)
         harm.hydra("register", harm.service, "nightly", "--node", "n1")
