@@ -88,7 +88,7 @@ def test_release_takes_over_under_traffic_without_a_failed_request(tmp_path: Pat
         assert "demo/search/completion" in status.stdout
 
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
     assert processes.marked(MARK, cluster) == []
     assert left_in(folder) == []
 
@@ -101,7 +101,7 @@ def test_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Signa
         cluster = mark(folder)
         assert processes.marked(MARK, cluster)
         os.killpg(process.pid, number)
-        assert process.wait(60) == 130
+        assert process.wait(120) == 130
     assert processes.marked(MARK, cluster) == []
     assert left_in(folder) == []
 

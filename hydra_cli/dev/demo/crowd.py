@@ -14,8 +14,9 @@ from typing import Any
 
 from handlers.core.errors import HydraError
 from hydra_cli.dev.demo.figures import Request
+from hydra_cli.dev.demo.traffic import LIMIT_S
 
-END_S = 10.0
+END_S = 30.0
 
 
 class Crowd:
@@ -28,11 +29,12 @@ class Crowd:
         log: Path,
         environ: Mapping[str, str],
         take: Callable[[dict[str, Any]], None],
+        limit_s: float = LIMIT_S,
     ) -> None:
         self._log, self._take = log, take
         command = [sys.executable, "-m", "hydra_cli.dev.demo.traffic", "--service", service]
         self._process = subprocess.Popen(
-            [*command, "--rate", str(rate), "--log", str(log)],
+            [*command, "--rate", str(rate), "--limit", str(limit_s), "--log", str(log)],
             env={**os.environ, **environ},
             stdin=subprocess.PIPE,  # it ends when this closes, and so at the latest with us
             stdout=subprocess.PIPE,

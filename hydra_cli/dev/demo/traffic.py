@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
-LIMIT_S = 1.0  # for one request, from sending to the last byte
+LIMIT_S = 1.0  # for one request, from sending to the last byte, unless told otherwise
 VIEW_AGE_S = 1.0  # the oldest health view that may choose a replica
 HELD_MS = 400  # how long Consul may hold a question about health when nothing changes
 LATE_SEND_S = 0.1  # a request sent this long after it was due is counted as a late send
@@ -144,8 +144,8 @@ class Sums:
 class Traffic:
     """Sends requests and writes down what became of them."""
 
-    def __init__(self, health: Health, log: TextIO) -> None:
-        self._health = health
+    def __init__(self, health: Health, log: TextIO, limit_s: float) -> None:
+        self._health, self._limit_s = health, limit_s
         self._rows = csv.DictWriter(log, FIELDS)
         self._rows.writeheader()
         self._idle: dict[tuple[str, int], list[Connection]] = {}
@@ -157,7 +157,7 @@ class Traffic:
         row: dict[str, Any] = {"due": due, "sent": time.time(), "replica": "", "trouble": ""}
         self.sums.late_sends += row["sent"] - due > LATE_SEND_S
         try:
-            async with asyncio.timeout(LIMIT_S):
+            async with asyncio.timeout(self._limit_s):
                 versions = await self._answer(row)
         except TimeoutError:
             row["trouble"] = "no answer in time"
@@ -248,6 +248,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     arguments.add_argument("--service", required=True, help="name in the Consul catalog")
     arguments.add_argument("--rate", type=float, default=220.0, help="requests per second")
+    arguments.add_argument("--limit", type=float, default=LIMIT_S, help="seconds for one request")
     arguments.add_argument("--log", type=Path, required=True, help="CSV file with a row per request")
     given = arguments.parse_args()
     with contextlib.suppress(PermissionError):
@@ -258,7 +259,7 @@ def main() -> None:
         given.service,
     )
     with given.log.open("w", newline="", buffering=1 << 16) as log:
-        asyncio.run(run(Traffic(health, log), health, given.rate))
+        asyncio.run(run(Traffic(health, log, given.limit), health, given.rate))
 
 
 if __name__ == "__main__":
