@@ -40,6 +40,7 @@ from tests.e2e import reader
 HYDRA = (sys.executable, "-I", "-m", "hydra_cli.main")
 LIMIT_S = 120.0  # for a machine that is busy with other things
 LOOK_S = 0.05
+REQUEST_S = 20.0  # that a machine pauses for a second or two is not what makes a request fail
 V1, V2, V3, V4 = (Version.parse(f"2026-01-0{day}T00-00-00") for day in (1, 2, 3, 4))
 _numbers = itertools.count(1)
 _Document = TypeVar("_Document", bound=Doc)
@@ -177,6 +178,10 @@ class Scene:
         words = ("publish", str(self.template), "--channel", self.channel, "--version", version)
         return self.hydra(*words, *options, code=code, role="publisher")
 
+    def gate(self, name: str) -> Path:
+        """A file that is not there yet, for `fares` that wait for one."""
+        return self.cluster.folder / f"{self.space}-{name}"
+
     # --- the service
 
     def subscribe(self, *options: str, reload: str = "http://:/reload") -> None:
@@ -222,7 +227,7 @@ class Scene:
             "Address": "127.0.0.1",
             "Port": replica.port,
             "Meta": {"hydra_service": self.service, "hydra_reads": reads},
-            "Check": {"HTTP": url, "Interval": "1s", "Timeout": "1s"},
+            "Check": {"HTTP": url, "Interval": "1s", "Timeout": "10s"},
         }
         self.cluster.register(replica.node, about)
 
@@ -409,7 +414,7 @@ class Scene:
         roots = {node: self.cluster.root(node) for node in self.cluster.nodes}
         world = World(self.cluster.kv("reader"), self.channel, self.service, tuple(self.replicas), roots)
         log, environ = self.cluster.folder / f"{self.space}.csv", self.cluster.env("reader")
-        crowd = Crowd(self.space, rate, log, environ, world.take_traffic)
+        crowd = Crowd(self.space, rate, log, environ, world.take_traffic, REQUEST_S)
         try:
             world.start()
             world.wait("the client is answered", lambda: world.seen.traffic.get("answered"), LIMIT_S)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hydra_cli.dev.cluster import Cluster
+from hydra_cli.dev.processes import Process
 from tests import servers
 from tests.e2e.scene import Scene
 
@@ -31,11 +32,13 @@ def three_nodes(folder: Path, s3: servers.S3, limits: Mapping[str, float]) -> It
 @contextlib.contextmanager
 def frozen(scene: Scene, node: str, program: str = "") -> Iterator[None]:
     """The processes of a program of a node, or of all of Hydra there, stand still for the block."""
-    found = [process for process in scene.programs(node) if program in scene.command(process)]
-    assert found, f"nothing like {program} runs on {node}"
-    for process in found:
-        process.send(signal.SIGSTOP)
+    found: set[Process] = set()
     try:
+        while more := {p for p in scene.programs(node) if program in scene.command(p)} - found:
+            for process in more:
+                process.send(signal.SIGSTOP)
+            found |= more  # look again: one of them may have started another before it stood still
+        assert found, f"nothing like {program} runs on {node}"
         yield
     finally:
         for process in found:

@@ -60,7 +60,8 @@ def test_change_by_hand_is_in_the_history_within_a_minute_and_who_served_what_th
     until(
         "who serves what is recorded", lambda: _ran(history("--at", "0s", "-o", "json")) == f"data {V2}", 60
     )
-    then = datetime.now(UTC).isoformat(timespec="seconds")
+    then = now()
+    until("that second is over", lambda: now() > then)
 
     put(scene, keys.service_pin(scene.service, "data"), V1)
 
@@ -69,6 +70,11 @@ def test_change_by_hand_is_in_the_history_within_a_minute_and_who_served_what_th
     until("the way back is recorded", lambda: _ran(history("--at", "0s", "-o", "json")) == f"data {V1}", 60)
     assert _ran(history("--at", then, "-o", "json")) == f"data {V2}"
     assert replica.id in history("--at", then)
+
+
+def now() -> str:
+    """The time, as exactly as the record has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _ran(answer: str) -> str:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from handlers.core.model import State, Step
+from hydra_cli.dev import processes
 from hydra_cli.dev.processes import Process
+from tests import servers
 from tests.e2e.reader import DATASETS
 from tests.e2e.scene import V1, V2, V3, Scene, until
+from tests.e2e.standing import frozen
 
 pytestmark = pytest.mark.timeout(300)
-KILLS = 25
+FEW, KILLS = 3, 25
 FILES = 150
 
 
@@ -38,7 +43,7 @@ def phase(scene: Scene, root: Path) -> str:
 
 
 def test_sync_that_is_killed_again_and_again_ends_with_the_whole_release_and_never_shows_half(
-    scene: Scene,
+    scene: Scene, shared_s3: servers.S3
 ) -> None:
     scene.publish(V1)
     scene.subscribe()
@@ -51,21 +56,32 @@ def test_sync_that_is_killed_again_and_again_ends_with_the_whole_release_and_nev
     chance = random.Random(4)
     killed: list[str] = []
 
-    scene.publish(V2)
-    for _ in itertools.count():
-        until("sync runs, or is done", lambda: scene.running("n1", "sync") or scene.holds("n1", V2))
-        if len(killed) >= KILLS or scene.holds("n1", V2):
-            break
-        time.sleep(chance.uniform(0, 0.05 * (1 + len(killed))))  # at its start, then ever further in its work
-        now = phase(scene, root)
-        killed += [now] * bool(kill(scene.running("n1", "sync")))
-        if scene.folder("n1", V2).exists():
-            assert len(list((scene.folder("n1", V2) / "index" / "more").iterdir())) == FILES
-        assert scene.answer(replica)[1]["version"] in (V1, V2)
-        node.supervisor.signalProcessGroup("watch", "TERM")  # as resync does: do not wait for its back-off
+    store = processes.find(shared_s3.running.process.pid)
+    assert store
+    with frozen(scene, "n1"):
+        scene.publish(V2)
+        store.send(signal.SIGSTOP)  # until it was killed a few times, nothing can be completed
+    try:
+        for _ in itertools.count():
+            until("sync runs, or is done", lambda: scene.running("n1", "sync") or scene.holds("n1", V2))
+            if len(killed) >= KILLS or scene.holds("n1", V2):
+                break
+            time.sleep(chance.uniform(0, 0.05 * (1 + len(killed))))  # at its start, then ever further
+            now = phase(scene, root)
+            killed += [now] * bool(kill(scene.running("n1", "sync")))
+            if len(killed) >= FEW:
+                store.send(signal.SIGCONT)
+            if scene.folder("n1", V2).exists():
+                assert len(list((scene.folder("n1", V2) / "index" / "more").iterdir())) == FILES
+            assert scene.answer(replica)[1]["version"] in (V1, V2)
+            node.supervisor.signalProcessGroup(
+                "watch", "TERM"
+            )  # as resync does: do not wait for its back-off
+    finally:
+        store.send(signal.SIGCONT)
 
     scene.await_running(V2)
-    assert len(killed) >= 3, killed
+    assert len(killed) >= FEW, killed
     for name in DATASETS:
         assert json.loads((scene.folder("n1", V2) / name / "value.json").read_text())["version"] == V2
     for number in range(FILES):
@@ -74,17 +90,15 @@ def test_sync_that_is_killed_again_and_again_ends_with_the_whole_release_and_nev
     actual = scene.actual("n1")
     assert actual
     assert actual.releases[scene.release(V2)].state is State.SUCCESS
-    until(
-        "nothing is left in staging",
-        lambda: not list((root / "volumes").glob(f"*/staging/{scene.channel}/{V2}/**/*")),
-    )
+    staging = [volume / "staging" / scene.channel / V2 for volume in (root / "volumes").iterdir()]
+    until("nothing is left in staging", lambda: not any(files for s in staging for *_, files in os.walk(s)))
 
 
 @pytest.mark.parametrize("step", [Step.DRAIN, Step.RELOAD, Step.CONFIRM, Step.RETURN], ids=str)
 def test_reload_that_is_killed_while_its_replica_is_out_goes_on(scene: Scene, step: Step) -> None:
     scene.publish(V1)
     options = {
-        Step.DRAIN: ("--drain-time", "3s"),
+        Step.DRAIN: ("--drain-time", "600s"),
         Step.RELOAD: (),
         Step.CONFIRM: ("--confirm", "http://:/version#confirmed"),
         Step.RETURN: (),
@@ -92,15 +106,18 @@ def test_reload_that_is_killed_while_its_replica_is_out_goes_on(scene: Scene, st
     scene.subscribe(*options)
     first, second = scene.start("n1", "n2")
     scene.await_running(V1)
-    fares = {"slow_s": 3} if step is Step.RELOAD else {"settle_s": 3}
+    over = scene.gate("over")
+    fares: dict[str, Any] = {"loads_by" if step is Step.RELOAD else "settles_by": str(over)}
     scene.publish(V2, **fares)
     until("one is out", lambda: any(scene.step(r) is step for r in (first, second)))
     out, other = (first, second) if scene.step(first) is step else (second, first)
 
     assert scene.serves(other, V1)
 
-    assert kill(scene.running(out.node, "reload"))
+    assert until("it is killed", lambda: kill(scene.running(out.node, "reload")))
 
+    over.touch()
+    scene.subscribe(*options, "--drain-time", "0s")
     scene.await_running(V2)
     assert not scene.verdicts().releases
     assert not scene.slots().out

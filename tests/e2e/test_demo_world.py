@@ -155,11 +155,9 @@ def test_view_shows_words_and_flips_in_their_order(world: World) -> None:
         (view / "..fresh").symlink_to(f"..{number}")
         (view / "..fresh").rename(view / "..data")
 
-    flip(1)
-    for word, number in (("ready", 0), ("draining", 0), ("", 2), ("ready", 0)):
-        before = len(world.seen.marks)
+    for count, (word, number) in enumerate([("", 1), ("ready", 0), ("draining", 0), ("", 2), ("ready", 0)]):
         flip(number) if number else say(word)
-        until(world, lambda count=before: len(world.seen.marks) > count)  # type: ignore[misc]
+        until(world, lambda before=count: len(world.seen.marks) > before)  # type: ignore[misc]
     marks = sorted(world.seen.marks, key=lambda mark: mark.at)
     assert [mark.what for mark in marks] == ["flip", "ready", "draining", "flip", "ready"]
     assert {mark.replica for mark in marks} == {"c1"}
