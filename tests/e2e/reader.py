@@ -8,20 +8,25 @@ file `value.json` with the version that it belongs to; the one of `settings` als
     refuse    the text of a 500 that its reload ends with
     slow_s    how long its reload takes
     settle_s  how long after that it is not in service and does not confirm
+    loads_by  a file: its reload goes on until this is there
+    settles_by  a file: until this is there, it is not in service and does not confirm
+    warms_by  a file: its warm-up goes on until this is there
 
 SIGUSR1 makes the service sick until it loads something else.
 
     GET  /complete    the version of each dataset that this answer is made of
     GET  /healthz     200 while the state file says `ready` and the data is well, else 503
-    GET  /metrics     the same number, for Prometheus
+    GET  /metrics     what /stats says, for Prometheus
     GET  /stats       how it does with this release, as its own measurements say
     GET  /version     the same versions, and one for all; how often and in which process it was loaded
     POST /reload      load what the view points to now (so does SIGHUP)
+    POST /warm        get warm with what is loaded
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import mmap
 import os
@@ -51,6 +56,7 @@ class Data:
         self.versions = {name: value["version"] for name, value in zip(DATASETS, values, strict=True)}
         self.fares: dict[str, Any] = values[-1]
         time.sleep(self.fares.get("slow_s", 0))
+        self.await_gate("loads_by")
         self._settled_at = time.monotonic() + self.fares.get("settle_s", 0)
         if "refuse" in self.fares:
             raise Refused(self.fares["refuse"])
@@ -58,7 +64,15 @@ class Data:
     @property
     def settled(self) -> bool:
         """It has had the time that it takes."""
-        return bool(time.monotonic() >= self._settled_at)
+        return bool(time.monotonic() >= self._settled_at) and self._is_open("settles_by")
+
+    def await_gate(self, name: str) -> None:
+        """Wait until the file is there that this release names as `name`, if any."""
+        while not self._is_open(name):
+            time.sleep(LOOK_S)
+
+    def _is_open(self, name: str) -> bool:
+        return name not in self.fares or Path(self.fares[name]).exists()
 
 
 def _mapped(path: Path) -> mmap.mmap:
@@ -155,7 +169,10 @@ class Requests(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            self.reader.load()
+            if self.path == "/warm" and self.reader.data:
+                self.reader.data.await_gate("warms_by")
+            else:
+                self.reader.load()
         except (OSError, ValueError, Refused) as error:
             self.answer(500, str(error))
         else:
@@ -187,6 +204,8 @@ def main() -> None:
     arguments.add_argument("--pidfile", type=Path)
     arguments.add_argument("--follow", action="store_true", help="load at each flip without being told")
     given = arguments.parse_args()
+    with contextlib.suppress(PermissionError):
+        os.nice(-5)  # a service has a machine that is less busy than that of tests
     reader = Reader(Path(os.environ["HYDRA_VIEW"]), given.alias)
     signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=reader.try_to_load, daemon=True).start())
     signal.signal(signal.SIGUSR1, lambda *_: reader.fall_sick())
