@@ -123,10 +123,10 @@ def import_channel(
 ) -> None:
     """Make releases of the versions that lie on S3 already, so that a channel begins with its history.
 
-    SOURCE is as in a data template, with {VERSION_PLACEHOLDER}; --template names several datasets, and labels
-    that all of these releases get. The newest
-    complete versions become releases, oldest first, and only the last one is announced as the head. A dataset
-    of its own rhythm gets its newest version of that time. What is published already stays as it is; an
+    SOURCE is as in a data template, with {VERSION_PLACEHOLDER} (gs:// and az:// are experimental);
+    --template names several datasets, and labels that all of these releases get. The newest complete
+    versions become releases, oldest first, and only the last one is announced as the head. A dataset of
+    its own rhythm gets its newest version of that time. What is published already stays as it is; an
     interrupted import is continued by running it again.
     """
     channel = channel_named(context, named, release)

@@ -183,6 +183,8 @@ def publish(
     newest complete version is looked for; all must be equal, versions in the future do not count. Publishing
     what is published already changes nothing. With --dry-run -o json the output has the transaction as
     Consul's /v1/txn takes it.
+
+    Data may lie on s3://, https:// and file://; gs:// and az:// are experimental.
     """
     if wait and stage:
         raise Usage("--stage lets nobody move to it, so there is nothing that --wait could wait for")

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from handlers.core.source import EXPERIMENTAL
 from hydra_cli.main import COMMANDS, cli
 from hydra_cli.options import EXIT_CODES, Command, Group
 
@@ -105,6 +106,13 @@ def named(name: str, lines: list[str]) -> bool:
     group, _, last = name.rpartition(" ")
     start = f"hydra {group} " if group else "hydra "
     return any(re.search(rf"{start}([a-z-]+\|)*{last}(?![a-z-])", line) for line in lines)
+
+
+@pytest.mark.parametrize("scheme", EXPERIMENTAL)
+def test_what_no_real_server_has_served_is_called_experimental(scheme: str) -> None:
+    assert re.search(rf"^\| `{scheme}://[^`]*` .*\*\*experimental\*\*", readme(), re.MULTILINE)
+    for name in ("publish", "channel import"):
+        assert re.search(rf"{scheme}://[^.]* experimental", " ".join((ALL[name].help or "").split()))
 
 
 def test_readme_knows_every_exit_code() -> None:

@@ -28,7 +28,10 @@ _PLACES = {
 _HIDDEN = re.compile(r"%(?:2[EF]|5C|[01][0-9A-F]|7F)", re.IGNORECASE)  # . / \\ and control characters
 SCHEMES = tuple(_PLACES)
 WEB = ("https", "http")
-_FORMS = "s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, https://HOST/PATH or file:///PATH"
+EXPERIMENTAL = ("gs", "az")  # no real server of theirs has served a test; help and README say so
+_FORMS = (
+    "s3://BUCKET/KEY, https://HOST/PATH, file:///PATH or (experimental) gs://BUCKET/KEY, az://CONTAINER/KEY"
+)
 
 
 @dataclass(frozen=True, slots=True)
