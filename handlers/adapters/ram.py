@@ -117,9 +117,9 @@ class RamCache:
             size = max(0, size - count)
             self._taking.left({device: size})
 
-        if not self._taking.claim({device: size}, lambda _: self._rooms.above_reserve(self._ram).bytes):
-            raise NoRoom(f"{piece.release} {piece.dataset} takes {size} bytes, and others take what is free")
         try:
+            if not self._taking.claim({device: size}, lambda _: self._rooms.above_reserve(self._ram).bytes):
+                raise NoRoom(f"{piece.release} {piece.dataset}: takes {size} bytes, others take what is free")
             yield came
         finally:
             self._taking.end()

@@ -39,13 +39,12 @@ class Taking:
 
         `free` tells what a file system has. Nothing changes where the answer is no.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._begin()
         with self._alone():
             others = self._others()
-            if any(size > free(device) - others.get(device, 0) for device, size in wanted.items()):
-                return False
-            self._say(wanted)
-            return True
+            fits = all(size <= free(device) - others.get(device, 0) for device, size in wanted.items())
+            self._say(wanted if fits else self._said)
+            return fits
 
     def left(self, wanted: Bytes) -> None:
         """Say that it is less by now."""
@@ -59,10 +58,15 @@ class Taking:
             os.close(self._own)
             self._own = -1
 
-    def _say(self, wanted: Bytes) -> None:
+    def _begin(self) -> None:
+        """Take our own file, before the common lock: who still has it needs that to end."""
         if self._own < 0:
-            self._own = os.open(self._folder / self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._own, fcntl.LOCK_EX)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            own = os.open(self._folder / self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(own, fcntl.LOCK_EX)
+            self._own, self._said = own, {}
+
+    def _say(self, wanted: Bytes) -> None:
         os.ftruncate(self._own, 0)
         os.pwrite(self._own, json.dumps(wanted).encode(), 0)
         self._said = dict(wanted)
@@ -74,7 +78,7 @@ class Taking:
                 continue
             with path.open("rb") as file:
                 if _is_locked(file.fileno()):
-                    for device, size in json.load(file).items():
+                    for device, size in json.loads(file.read() or b"{}").items():
                         found[int(device)] = found.get(int(device), 0) + int(size)
         return found
 

@@ -55,6 +55,23 @@ def test_what_has_come_is_taken_off(tmp_path: Path) -> None:
     assert reload.others() == {7: 9}, "a claim that is refused changes nothing"
 
 
+def test_a_second_of_the_same_name_waits_until_the_first_ends(tmp_path: Path) -> None:
+    """A run whose last copy still ends while the next one begins; the first must be able to end."""
+    first, second, other = (Taking(tmp_path, name) for name in ("reload", "reload", "sync"))
+    assert first.claim({7: 60}, lambda device: 100)
+    got: list[bool] = []
+    late = threading.Thread(target=lambda: got.append(second.claim({7: 80}, lambda device: 100)))
+    late.start()
+
+    first.left({7: 10})
+    assert other.others() == {7: 10}
+    first.end()
+    late.join(60)
+
+    assert got == [True]
+    assert other.others() == {7: 80}
+
+
 def test_of_many_at_once_no_two_get_the_same_bytes(tmp_path: Path) -> None:
     takers, got = [Taking(tmp_path, f"taker-{n}") for n in range(8)], list[bool]()
     begin = threading.Barrier(len(takers))

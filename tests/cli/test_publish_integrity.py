@@ -196,6 +196,7 @@ def test_level_is_that_of_the_least_protected_file_and_size_is_called_what_it_is
 
     assert answer.code == 0
     assert "index: integrity size protects against nothing but truncation" in answer.out
+    assert f"{PLACES}: integrity size protects against nothing but truncation" in desk.ok("status").out
     assert header(desk).datasets["index"].integrity == "size"
     assert files(desk)["b"].check == ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from handlers.core.model import State
 from handlers.core.version import ReleaseId
 from handlers.downloads import Downloads
 from tests.fakes_objects import FakeObjects
+from tests.faults import mounts
 from tests.handlers.sync_node import VOLUMES, Node
 
 HALF, NEW = 1_250_000, 4_000_000
@@ -27,11 +27,8 @@ HALF, NEW = 1_250_000, 4_000_000
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    root = tmp_path / "root"
-    root.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "hydra-test", str(root)], check=True)
-    yield Node(root, objects=FakeObjects({"bucket": {}}, piece_bytes=100_000))
-    subprocess.run(["umount", str(root)], check=True)
+    with mounts.tmpfs(tmp_path / "root", "8m") as root:
+        yield Node(root, objects=FakeObjects({"bucket": {}}, piece_bytes=100_000))
 
 
 @pytest.fixture
