@@ -1,9 +1,9 @@
 """One push of a version at a time: whoever pushes says so in the manifest object, until it is complete.
 
-The manifest object of a version that is being pushed says `complete` false, and `push` in it changes every
-few seconds while somebody is at work. Each change names the ETag of the one before, so two pushes cannot both
-have the turn, and the manifest of one that has lost it is never written. A push that died is taken over: at
-once where its process can be seen to be gone, else when nothing has changed for a while.
+The manifest object of a version that is being pushed says `complete` false, and `push` in it changes a few
+times a minute while somebody is at work. Each change names the ETag of the one before, so two pushes cannot
+both have the turn, and the manifest of one that has lost it is never written. A push that died is taken over:
+at once where its process can be seen to be gone, else when nothing has changed for a while.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from handlers.core.errors import Conflict, HydraError, SourceNotReady
 from handlers.core.model import Pushed
 from hydra_cli.publish_checks import manifest_at
 
-RENEW_S = 5.0
-SILENT_S = 30.0  # without a sign of life, a push counts as dead
+RENEW_S = 15.0
+SILENT_S = 60.0  # without a sign of life, a push counts as dead
+REST_S = 3.0  # how long the end of a broken push waits until that is said
 _LOOK_S = 0.5
 
 
@@ -36,6 +37,7 @@ class Turn:
         self._own = Pushed(complete=False, who=who, when=when, at=_process())
         self._etag = ""
         self._lost, self._over = threading.Event(), threading.Event()
+        self._renewing = threading.Thread(target=self._keep, name="push-turn", daemon=True)
 
     def take(self, note: Callable[[str], None]) -> Pushed | None:
         """The manifest object that is there, complete or of a push that died; None = there was none.
@@ -62,28 +64,33 @@ class Turn:
 
         Left before `finish`, the next push of this version need not wait.
         """
-        renewing = threading.Thread(target=self._keep, name="push-turn", daemon=True)
-        renewing.start()
+        self._renewing.start()
         try:
             yield self._check
         except BaseException:
-            self._over.set()
-            renewing.join()
-            with contextlib.suppress(HydraError):
-                self._write(replace(self._own, push=""))
+            # in a thread: a store that is away must not keep whoever pressed Ctrl-C
+            resting = threading.Thread(target=self._rest, name="push-rest", daemon=True)
+            resting.start()
+            resting.join(REST_S)
             raise
         finally:
             self._over.set()
-            renewing.join()
 
     def finish(self, doc: Pushed) -> None:
         """Write the complete manifest object, the end of the turn; raises `Conflict` where it is lost."""
         self._over.set()
+        self._renewing.join()
         with contextlib.suppress(Conflict):
             self._write(doc)
             return
         self._lost.set()
         self._check()
+
+    def _rest(self) -> None:
+        self._over.set()
+        self._renewing.join()
+        with contextlib.suppress(HydraError):
+            self._write(replace(self._own, push=""))
 
     def _check(self) -> None:
         if self._lost.is_set():

@@ -181,6 +181,32 @@ def test_a_push_that_is_at_work_elsewhere_is_not(bench: Bench, monkeypatch: pyte
     assert bench.body(key) == alive
 
 
+def test_a_turn_that_is_renewed_all_the_time_ends_well(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last write must not run into the renewal before it."""
+    monkeypatch.setattr(push_turn, "RENEW_S", 0.0)
+    for number in range(20):
+        bench.file(f"more/{number}", b"x")
+
+    assert bench.push().code == 0
+    assert bench.manifest().complete
+
+
+def test_a_push_that_failed_is_at_rest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one, on whatever machine, need not find out whether it is still at work."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        once_at("before the manifest", interrupt, patch)
+        assert bench.push().code == 130
+    wait_until(lambda: not bench.manifest().push)
+
+    monkeypatch.setattr(push_turn, "_is_alive", lambda at: None)
+    assert bench.push().code == 0
+    assert_whole(bench, MINE)
+
+
 class Forgetful(FakeUploads):
     """A store that writes, and whose answers get lost: the request that is sent again is refused."""
 
