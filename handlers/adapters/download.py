@@ -16,10 +16,10 @@ import contextlib
 import os
 import random
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from handlers.adapters import checks
+from handlers.adapters.crew import Crew, Superseded, Task
 from handlers.adapters.folder import Folder, disk_errors
 from handlers.adapters.link import Link
 from handlers.adapters.part import Part
@@ -34,14 +34,6 @@ from handlers.core.spans import Span, ranges
 RANGE_BYTES = 32 * 1024**2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
 PATIENCE_S = 300.0  # without one byte from anywhere, before a try counts as failed
-_LEAVE_S = 0.8  # how long threads may take to notice that they are not wanted any more
-_LOOK_S = 0.25
-
-Task = Callable[[], None]
-
-
-class Superseded(Exception):
-    """The download was given up because it is not wanted any more; what is staged is kept."""
 
 
 class Download:
@@ -69,30 +61,19 @@ class Download:
         self._done, self._parts = folders
         self._link, self._on_bytes, self._stop, self._reuse = link, on_bytes, stop, reuse
         self._patience = Patience(patience_s)
-        self._tasks: deque[Task] = deque()
-        self._changed = threading.Condition()
-        self._threads, self._busy = 1, 0  # `run` itself; threads that may still find more to do
+        self._crew = Crew(stop, at_end=self._close)
+        self._lock = threading.Lock()
         self._open: set[Part] = set()
-        self._error: Exception | None = None
         self.fetched = 0
 
     def run(self) -> None:
         """Stage all files. Raises `Superseded`, or the first error that trying again at once cannot mend."""
-        try:
-            with disk_errors(f"staging of {self._source}"):
-                begun = bool(self._done.names() or self._parts.names())
-            self._tasks.extend(self._task_of(file, begun) for file in self._files)
-            for n in range(min(self._link.streams, self._streams_worth())):
-                # daemons: one that is stuck in the network must not keep the process from ending
-                self._threads += 1
-                threading.Thread(target=self._work, name=f"download-{n}", daemon=True).start()
-            self._wait()
-            if self._error is not None:
-                raise self._error
-            if self._stop.is_set():
-                raise Superseded
-        finally:
-            self._leave()
+        self._crew.run(min(self._link.streams, self._streams_worth()), self._begin)
+
+    def _begin(self) -> Iterator[Task]:
+        with disk_errors(f"staging of {self._source}"):
+            begun = bool(self._done.names() or self._parts.names())
+        return (self._task_of(file, begun) for file in self._files)
 
     def _task_of(self, file: File, begun: bool) -> Task:
         return lambda: self._file(file, begun)
@@ -100,60 +81,15 @@ class Download:
     def _streams_worth(self) -> int:
         return sum(-(-max(1, file.size) // RANGE_BYTES) for file in self._files)
 
-    def _wait(self) -> None:
-        """Until all threads are done; after a stop or an error only for a moment."""
-        with self._changed:
-            while self._threads > 1 and not self._leaving():
-                self._changed.wait(_LOOK_S)
-            self._changed.wait_for(lambda: self._threads == 1, timeout=_LEAVE_S)
-
-    def _work(self) -> None:
-        """One thread: tasks until there are none and nobody is at one that may bring more."""
-        try:
-            while (task := self._next()) is not None:
-                try:
-                    task()
-                finally:
-                    with self._changed:
-                        self._busy -= 1
-                        self._changed.notify_all()
-        except Superseded:
-            return
-        except Exception as e:  # noqa: BLE001 - raised again by `run`, in the thread that asked for the data
-            with self._changed:
-                self._error = self._error or e
-        finally:
-            self._leave()
-
-    def _next(self) -> Task | None:
-        with self._changed:
-            while not self._leaving():
-                if self._tasks:
-                    self._busy += 1
-                    return self._tasks.popleft()
-                if not self._busy:
-                    return None
-                self._changed.wait(_LOOK_S)
-            return None
-
-    def _leave(self) -> None:
-        """The last one to leave closes everything: nobody writes any more."""
-        with self._changed:
-            self._threads -= 1
-            self._changed.notify_all()
-            if self._threads:
-                return
+    def _close(self) -> None:
         for part in self._open:
             part.close()
         self._done.close()
         self._parts.close()
 
-    def _leaving(self) -> bool:
-        return self._stop.is_set() or self._error is not None
-
     def _look(self, count: int) -> None:
         """Called with bytes that were read from disk: they show that it goes on, or that it need not."""
-        if self._leaving():
+        if self._crew.leaving():
             raise Superseded
         if count:
             self._patience.came()
@@ -169,7 +105,7 @@ class Download:
                 return
             part = Part(file, self._parts)
             missing = part.open(self._look)
-            with self._changed:
+            with self._lock:
                 self._open.add(part)
             if missing and self._reuse:
                 missing = self._reuse.fill(part, missing, self._look)
@@ -203,9 +139,7 @@ class Download:
         wanted = list(ranges(missing, RANGE_BYTES))
         part.left = max(1, len(wanted))
         if len(wanted) > 1:
-            with self._changed:
-                self._tasks.extendleft(self._range_task(part, span) for span in reversed(wanted))
-                self._changed.notify_all()
+            self._crew.first([self._range_task(part, span) for span in wanted])
             return
         for span in wanted:
             self._range(part, span)
@@ -234,7 +168,7 @@ class Download:
         if not part.ended():
             return
         if not part.is_wrong(self._look):
-            with self._changed:
+            with self._lock:
                 self._open.discard(part)
             part.finish(self._done)
             return
@@ -277,9 +211,9 @@ class Download:
         while at < end:
             pause_s = 0.0
             try:
-                with self._link.stream(self._leaving), self._patience.asking():
+                with self._link.stream(self._crew.leaving), self._patience.asking():
                     for view in self._objects.read_range(source, file.etag, at, end - at, file.version_id):
-                        if self._leaving():
+                        if self._crew.leaving():
                             raise Superseded
                         if at + len(view) > end:
                             raise Integrity(f"{source}: more bytes than the range that was asked for")
@@ -299,12 +233,12 @@ class Download:
                 tries = min(tries + 1, 10)
                 with self._patience.asking():
                     self._stop.wait(pause_s + random.uniform(0, longest_s))
-            if self._leaving():
+            if self._crew.leaving():
                 raise Superseded
 
     def _arrived(self, count: int) -> None:
         self._patience.came()
-        with self._changed:
+        with self._lock:
             self.fetched += count
         self._on_bytes(count)
         self._link.pace(count, self._stop)

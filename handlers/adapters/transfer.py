@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
-from handlers.adapters.download import PATIENCE_S, Download, Superseded
+from handlers.adapters.crew import Superseded
+from handlers.adapters.download import PATIENCE_S, Download
 from handlers.adapters.link import Link
 from handlers.adapters.ports import Objects, Source
 from handlers.adapters.reuse import Reuse

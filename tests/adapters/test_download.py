@@ -17,7 +17,8 @@ import pytest
 from awscrt import checksums
 from blake3 import blake3
 
-from handlers.adapters.download import Download, Superseded
+from handlers.adapters.crew import Superseded
+from handlers.adapters.download import Download
 from handlers.adapters.link import Link
 from handlers.adapters.patience import Patience
 from handlers.adapters.ports import Source

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from handlers.adapters import measure, usage
-from handlers.adapters.download import Download, Superseded
+from handlers.adapters.crew import Superseded
+from handlers.adapters.download import Download
 from handlers.adapters.folder import Folder
 from handlers.adapters.link import Link
 from handlers.adapters.part import part_name
