@@ -6,7 +6,7 @@ import pytest
 
 from handlers.core.reasons import Reason
 from hydra_cli.dev.demo.sight import Replica
-from tests.e2e.scene import V1, V2, V3, Scene
+from tests.e2e.scene import V1, V2, V3, Scene, until
 from tests.e2e.test_why import await_why
 
 pytestmark = pytest.mark.timeout(300)
@@ -21,7 +21,7 @@ def test_release_and_what_it_needs_are_taken_over_and_given_up_in_one_reload(sce
     other = scene.sibling("needed")
     scene.publish(V1)
     other.publish(V1)
-    scene.subscribe("--channel", f"other={other.channel}", "--drain-time", "2s")
+    scene.subscribe("--channel", f"other={other.channel}", "--drain-time", "3s")
     first, second = scene.start("n1", "n2", by_hand=False)
     scene.await_running(V1)
     before = {replica.id: loads(scene, replica) for replica in scene.replicas}
@@ -31,7 +31,7 @@ def test_release_and_what_it_needs_are_taken_over_and_given_up_in_one_reload(sce
 
         why = await_why(scene, first, Reason.PASSED)
         assert f"{V2} needs {other.channel}@{V2} or newer, and the service targets {V1}" in why
-        assert f"needs {other.channel}@{V2}" in scene.troubles()
+        until("status tells why", lambda: f"needs {other.channel}@{V2}" in scene.troubles())
         scene.hydra("promote", other.channel)
         scene.await_running(V2)
         assert {r.id: loads(scene, r) - before[r.id] for r in scene.replicas} == {first.id: 1, second.id: 1}
@@ -59,8 +59,8 @@ def test_node_that_has_only_one_of_two_moves_to_neither(scene: Scene) -> None:
     finally:
         scene.hydra("node", "uncordon", "n1")
 
+    until("the other is there", lambda: other.holds("n1", V2))
     assert scene.release(V2) in await_why(scene, first, Reason.NEEDS, Reason.NOT_LOADED)
-    assert other.holds("n1", V2)
     assert scene.runs(first, V1)
     scene.upload(V2)
     scene.await_running(V2)
@@ -69,7 +69,7 @@ def test_node_that_has_only_one_of_two_moves_to_neither(scene: Scene) -> None:
 
 def test_code_and_data_go_forward_and_back_independently(scene: Scene) -> None:
     scene.publish(V1, "--label", "format=4")
-    scene.subscribe("--drain-time", "2s")
+    scene.subscribe("--drain-time", "3s")
     (old,) = scene.start("n1", by_hand=False, reads="format<=4")
     scene.await_running(V1)
     with scene.audience() as audience:
@@ -85,7 +85,7 @@ def test_code_and_data_go_forward_and_back_independently(scene: Scene) -> None:
         scene.await_running(V3, old)
         (none,) = scene.start("n3", by_hand=False, reads="format<=3")
         assert "only format<=3 is read" in await_why(scene, none, Reason.NONE_FITS)
-        assert "only format<=3 is read" in scene.troubles()
+        until("status tells why", lambda: "only format<=3 is read" in scene.troubles())
         scene.hydra("rollback", scene.channel, "--reason", "data back")
         scene.await_running(V2, old, new)
         scene.register(old, by_hand=False, reads="format<=4")  # code back

@@ -56,15 +56,17 @@ def test_n3_replica_that_is_evicted_during_its_reload_frees_its_slot_and_the_nex
     scene: Scene,
 ) -> None:
     scene.publish(V1)
-    scene.subscribe("--confirm", "http://:/version#version", "--drain-time", "2s")
+    scene.subscribe("--confirm", "http://:/version#version", "--drain-time", "3s")
     scene.start("n1", "n2", "n3", by_hand=False)
     scene.await_running(V1)
 
     with scene.audience(rate=20) as audience:
-        scene.publish(V2, slow_s=2)
+        loaded = scene.gate("loaded")
+        scene.publish(V2, loads_by=str(loaded))
         until("one loads", lambda: any(scene.step(r) is Step.RELOAD for r in scene.replicas))
         evicted = next(r for r in scene.replicas if scene.step(r) is Step.RELOAD)
         scene.remove(evicted)
+        loaded.touch()
         scene.await_running(V2)
         until("it is forgotten", lambda: scene.state(evicted) is None)
 

@@ -53,7 +53,7 @@ def test_replica_takes_a_release_over_in_this_way(scene: Scene, way: Way) -> Non
 
 def test_replica_is_taken_out_by_maintenance_mode_and_comes_back(scene: Scene) -> None:
     scene.publish(V1)
-    scene.subscribe("--drain", "maintenance", "--drain-time", "2s")
+    scene.subscribe("--drain", "maintenance", "--drain-time", "600s")
     (replica,) = scene.start("n1", by_hand=False)
     scene.await_running(V1)
 
@@ -63,10 +63,11 @@ def test_replica_is_taken_out_by_maintenance_mode_and_comes_back(scene: Scene) -
 
     scene.publish(V2)
     until("it is in maintenance", in_maintenance)
+    scene.hydra("subscribe", scene.service, "--drain-time", "2s")
 
     scene.await_running(V2)
+    until("it has traffic", lambda: replica.id in {row["Service"]["ID"] for row in scene.healthy()})
     assert not in_maintenance()
-    assert replica.id in {row["Service"]["ID"] for row in scene.healthy()}
 
 
 def test_frozen_replica_keeps_its_release_until_another_one_takes_its_place(scene: Scene) -> None:
@@ -88,9 +89,10 @@ def test_frozen_replica_keeps_its_release_until_another_one_takes_its_place(scen
 def test_replica_that_never_confirms_goes_back_with_what_was_seen_instead(scene: Scene) -> None:
     """Its reload says that it is done, but it still uses the old release."""
     scene.publish(V1)
-    scene.subscribe("--confirm", "maps", "--deadline", "2s", reload="none")
+    scene.subscribe("--confirm", "maps", reload="none")
     (replica,) = scene.start("n1")
     scene.await_running(V1)
+    scene.hydra("subscribe", scene.service, "--deadline", "2s")
 
     scene.publish(V2)
 

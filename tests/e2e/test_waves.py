@@ -15,8 +15,8 @@ ZONES = {"n1": "a", "n2": "b", "n3": "c"}
 def test_zones_move_one_after_the_other_with_a_pause_before_each(scene: Scene) -> None:
     """By the times that the file systems have for each view: none of a zone before all of the one before."""
     scene.publish(V1)
-    scene.subscribe("--drain-time", "2s", "--max-unavailable", "2", "--wave-by", "zone")
-    scene.subscribe("--wave-pause", f"{PAUSE_S}s", "--drain-time", "2s")
+    scene.subscribe("--drain-time", "3s", "--max-unavailable", "2", "--wave-by", "zone")
+    scene.subscribe("--wave-pause", f"{PAUSE_S}s", "--drain-time", "3s")
     scene.start("n3", "n1", "n2", "n1", by_hand=False)
     scene.await_running(V1)
 
