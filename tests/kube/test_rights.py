@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -20,10 +20,17 @@ def answer(hydra: Installed, role: str, *words: str) -> str:
     return said.stdout + said.stderr
 
 
+@pytest.fixture(scope="module")
+def stage(hydra: Installed) -> Iterator[Scene]:
+    """A service with one pod, which nothing here changes."""
+    made = Scene(hydra, "rights")
+    made.serve(replicas=1)
+    yield made
+    made.close()
+
+
 @pytest.mark.parametrize("role", ["node", "planner"])
-def test_role_may_do_nothing_that_it_does_not_need(scene: Callable[[str], Scene], role: str) -> None:
-    stage = scene("rights")
-    stage.serve(replicas=1)
+def test_role_may_do_nothing_that_it_does_not_need(stage: Scene, role: str) -> None:
     (pod,) = stage.ready_pods()
     here, there = ("-n", stage.namespace), ("-n", stage.hydra.namespace)
     forbidden: Sequence[tuple[str, ...]] = (
@@ -46,9 +53,7 @@ def test_role_may_do_nothing_that_it_does_not_need(scene: Callable[[str], Scene]
     assert stage.ready_pods() == [pod]
 
 
-def test_roles_may_do_what_they_need_and_not_what_the_other_needs(scene: Callable[[str], Scene]) -> None:
-    stage = scene("roles")
-    stage.serve(replicas=1)
+def test_roles_may_do_what_they_need_and_not_what_the_other_needs(stage: Scene) -> None:
     (pod,) = stage.ready_pods()
 
     assert pod in answer(stage.hydra, "node", "get", "pods", "-A")
