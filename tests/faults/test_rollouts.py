@@ -22,6 +22,7 @@ from handlers.core import codec, keys
 from handlers.core.model import Desired, Manifest, Ready, Release, Step
 from handlers.core.reasons import Reason
 from handlers.core.version import Version
+from handlers.settings import Limits
 from hydra_cli.dev.demo.sight import Replica
 from tests.e2e.scene import V1, V2, V3, Scene, until
 from tests.faults.partition import apart, outside
@@ -111,14 +112,17 @@ def test_c5_hundred_heads_in_ten_seconds_end_on_the_last_one_and_few_are_begun(s
         )
         time.sleep(max(0.0, began + BURST_S * (number + 1) / HEADS - time.monotonic()))
 
+    took_s = time.monotonic() - began
     told = {node: generation(scene, node) - before for node, before in generations.items()}
     for replica in replicas:
         until(f"{replica.id} runs the last", partial(runs, scene, replica.id, replica.node, versions[-1]))
         home = Path(scene.answer(replica)[1]["home"])
         assert home.name == versions[-1]
-    assert max(told.values()) <= MOST_RUNS, told
+    # a machine that takes longer for the burst lets plan run more often
+    most = MOST_RUNS + int((took_s - BURST_S) / Limits().plan_pause_s)
+    assert max(told.values()) <= most, told
     for node in scene.cluster.nodes:
-        assert begun(scene, node) <= MOST_RUNS + 1, scene.log(node)  # with the first of all
+        assert begun(scene, node) <= most + 1, scene.log(node)  # with the first of all
 
 
 def hour(number: int) -> Version:
@@ -204,23 +208,31 @@ def is_another(process: Callable[[], int], before: int) -> bool:
     return process() not in (0, before)
 
 
+def is_told(replica: Replica, word: Ready) -> bool:
+    """The replica's state file has this word."""
+    return (replica.view / "state").read_text().strip() == word
+
+
 def test_c10_readiness_files_are_whole_while_consul_template_dies_and_renders_again_and_again(
     scene: Scene,
 ) -> None:
     scene.publish(V1)
-    scene.subscribe()
+    scene.subscribe("--drain-time", "600s")  # until there is another word
     (replica,) = scene.start("n1", by_hand=False)
     scene.await_running(V1)
     template = partial(pid, scene, "n1", "consul-template")
     with Glances(replica.view) as glances:
         for version, harm in ((V2, signal.SIGKILL), (V3, signal.SIGHUP)):
             scene.publish(version)
-            until("it is out", lambda: scene.step(replica) not in (None, Step.IDLE))
+            until("it is out", lambda: scene.step(replica) is Step.DRAIN)
+            until("it says so", lambda: is_told(replica, Ready.DRAINING))
             before = template()
             os.kill(before, harm)  # HUP lets it read its configuration and render all once more
             if harm == signal.SIGKILL:
                 until("it runs again", partial(is_another, template, before))
+            scene.hydra("subscribe", scene.service, "--drain-time", "0s")
             scene.await_running(version)
+            scene.hydra("subscribe", scene.service, "--drain-time", "600s")
 
     assert not glances.wrong
     assert glances.count > 1000
