@@ -14,7 +14,7 @@ from handlers.core.errors import HydraError
 from handlers.core.model import Instance, Step
 from handlers.core.names import InstanceKey
 from handlers.core.policy import DeleteReload, Reload
-from tests.handlers.reload_fleet import V1, V2, FakeServices, Fleet, Node, Replica, S
+from tests.handlers.reload_fleet import LIMIT_S, V1, V2, FakeServices, Fleet, Node, Replica, S
 
 
 class Pods(FakeServices):
@@ -23,11 +23,16 @@ class Pods(FakeServices):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         self.node, self.refused, self.scaled_down = node, False, False
+        self.at_work = threading.Lock()
 
     def reload(self, how: Reload, key: InstanceKey, instance: Instance, limit_s: float) -> None:
         if not isinstance(how, DeleteReload):
             super().reload(how, key, instance, limit_s)
             return
+        with self.at_work:
+            self._delete(key, instance)
+
+    def _delete(self, key: InstanceKey, instance: Instance) -> None:
         if self.refused:
             raise HydraError("delete of its pod: forbidden")
         assert not self.node.replicas[key].serves, "deleted under traffic"
@@ -72,13 +77,32 @@ def pods(fleet: Fleet, name: str) -> Pods:
     return found
 
 
+def roll(fleet: Fleet) -> None:
+    """Runs of reload on all nodes, each again when its pods came or went meanwhile, as its watch would."""
+
+    def watch(name: str) -> None:
+        node, before = fleet.nodes[name], None
+        # one that comes in the stead of another waits for its view
+        while node.instances is not before or pods(fleet, name).at_work.locked():
+            before = node.instances
+            node.run()
+
+    threads = [threading.Thread(target=watch, args=(name,)) for name in fleet.nodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT_S)
+        assert not thread.is_alive(), "reload does not come to an end"
+    assert fleet.errors == []
+
+
 def loaded(fleet: Fleet) -> dict[str, str]:
     return {name: str(replica.loaded) for name, replica in fleet.replicas.items()}
 
 
 def test_all_are_replaced_one_by_one(fleet: Fleet) -> None:
     fleet.want(V2)
-    fleet.run()
+    roll(fleet)
 
     assert loaded(fleet) == dict.fromkeys(["n1.ax", "n1.bx", "n2.cx"], V2)
     assert fleet.most_out == 1
@@ -88,9 +112,9 @@ def test_all_are_replaced_one_by_one(fleet: Fleet) -> None:
 
 def test_way_back_to_a_proven_release_is_the_same(fleet: Fleet) -> None:
     fleet.want(V2)
-    fleet.run()
+    roll(fleet)
     fleet.want(V1)
-    fleet.run()
+    roll(fleet)
 
     assert loaded(fleet) == dict.fromkeys(["n1.axx", "n1.bxx", "n2.cxx"], V1)
     assert fleet.most_out == 1
@@ -100,7 +124,7 @@ def test_way_back_to_a_proven_release_is_the_same(fleet: Fleet) -> None:
 def test_one_that_does_not_come_into_service_halts_and_is_replaced_by_one_with_the_old(fleet: Fleet) -> None:
     fleet.bad = {V2}
     fleet.want(V2, deadline_s=2.0)
-    fleet.run()
+    roll(fleet)
 
     assert sorted(loaded(fleet).values()) == [V1] * 3
     assert sorted(len(name) for name in fleet.replicas) == [4, 4, 6]  # one was replaced, and replaced again
@@ -112,7 +136,7 @@ def test_one_that_does_not_come_into_service_halts_and_is_replaced_by_one_with_t
 def test_deletion_that_is_refused_halts_and_leaves_the_instance_as_it_was(fleet: Fleet) -> None:
     pods(fleet, "n1").refused = pods(fleet, "n2").refused = True
     fleet.want(V2)
-    fleet.run()
+    roll(fleet)
 
     assert loaded(fleet) == dict.fromkeys(["n1.a", "n1.b", "n2.c"], V1)
     (verdict,) = fleet.verdicts().releases.values()
@@ -136,10 +160,10 @@ def test_place_of_one_that_nobody_replaces_is_free_after_its_deadline(fleet: Fle
 
 def test_new_instance_of_a_paused_service_begins_with_what_is_proven(fleet: Fleet) -> None:
     fleet.want(V2, paused=True)
-    run = threading.Thread(target=fleet.nodes["n2"].run)
-    run.start()
-    pods(fleet, "n2").another("d")
-    run.join()
+    comes = threading.Thread(target=pods(fleet, "n2").another, args=("d",))
+    comes.start()
+    while comes.is_alive():
+        fleet.nodes["n2"].run()
 
     assert loaded(fleet) == dict.fromkeys(["n1.a", "n1.b", "n2.c", "n2.d"], V1)
     assert fleet.slots().out == {}
