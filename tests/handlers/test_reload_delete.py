@@ -15,6 +15,7 @@ from handlers.core.model import Instance, Step
 from handlers.core.names import InstanceKey
 from handlers.core.policy import DeleteReload, Reload
 from tests.handlers.reload_fleet import LIMIT_S, V1, V2, FakeServices, Fleet, Node, Replica, S
+from tests.servers import wait_until
 
 
 class Pods(FakeServices):
@@ -149,13 +150,14 @@ def test_deletion_that_is_refused_halts_and_leaves_the_instance_as_it_was(fleet:
 def test_place_of_one_that_nobody_replaces_is_free_after_its_deadline(fleet: Fleet) -> None:
     for name in fleet.nodes:
         pods(fleet, name).scaled_down = True
-    fleet.want(V2, deadline_s=0.5)
+    fleet.want(V2)
     fleet.nodes["n2"].run()
     assert [bool(entry.left) for entry in fleet.slots().out.values()] == [True]
 
-    time.sleep(1.1)
-    fleet.nodes["n2"].run()
-    assert fleet.slots().out == {}
+    fleet.want(deadline_s=0.5)
+    wait_until(
+        lambda: fleet.nodes["n2"].run() is not None and fleet.slots().out == {}, what="its place is free"
+    )
 
 
 def test_new_instance_of_a_paused_service_begins_with_what_is_proven(fleet: Fleet) -> None:
