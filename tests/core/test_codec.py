@@ -298,7 +298,7 @@ def test_digest_is_of_the_bytes() -> None:
 
 
 def test_a_thousand_desired_documents_take_less_than_half_a_second() -> None:
-    """Generous for a busy machine: it takes about 0.1 s of CPU."""
+    """About 0.1 s of CPU on an idle machine; what else runs there makes some of three tries slower."""
     cluster = Cluster()
     for number in range(1, 4):
         cluster.publish(number)
@@ -307,7 +307,10 @@ def test_a_thousand_desired_documents_take_less_than_half_a_second() -> None:
     cluster.run()
     raw = codec.encode(cluster.desired("n1"))
 
-    began = time.process_time()
-    for _ in range(1000):
-        codec.encode(codec.decode(model.Desired, raw, "k"))
-    assert time.process_time() - began < 0.5
+    took_s = []
+    for _ in range(3):
+        began = time.process_time()
+        for _ in range(1000):
+            codec.encode(codec.decode(model.Desired, raw, "k"))
+        took_s.append(time.process_time() - began)
+    assert min(took_s) < 0.5
