@@ -10,7 +10,6 @@ file `value.json` with the version that it belongs to; the one of `settings` als
     settle_s  how long after that it is not in service and does not confirm
     loads_by  a file: its reload goes on until this is there
     settles_by  a file: until this is there, it is not in service and does not confirm
-    warms_by  a file: its warm-up goes on until this is there
 
 SIGUSR1 makes the service sick until it loads something else.
 
@@ -20,7 +19,6 @@ SIGUSR1 makes the service sick until it loads something else.
     GET  /stats       how it does with this release, as its own measurements say
     GET  /version     the same versions, and one for all; how often and in which process it was loaded
     POST /reload      load what the view points to now (so does SIGHUP)
-    POST /warm        get warm with what is loaded
 """
 
 from __future__ import annotations
@@ -56,7 +54,8 @@ class Data:
         self.versions = {name: value["version"] for name, value in zip(DATASETS, values, strict=True)}
         self.fares: dict[str, Any] = values[-1]
         time.sleep(self.fares.get("slow_s", 0))
-        self.await_gate("loads_by")
+        while not self._is_open("loads_by"):
+            time.sleep(LOOK_S)
         self._settled_at = time.monotonic() + self.fares.get("settle_s", 0)
         if "refuse" in self.fares:
             raise Refused(self.fares["refuse"])
@@ -65,11 +64,6 @@ class Data:
     def settled(self) -> bool:
         """It has had the time that it takes."""
         return bool(time.monotonic() >= self._settled_at) and self._is_open("settles_by")
-
-    def await_gate(self, name: str) -> None:
-        """Wait until the file is there that this release names as `name`, if any."""
-        while not self._is_open(name):
-            time.sleep(LOOK_S)
 
     def _is_open(self, name: str) -> bool:
         return name not in self.fares or Path(self.fares[name]).exists()
@@ -169,10 +163,7 @@ class Requests(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
-            if self.path == "/warm" and self.reader.data:
-                self.reader.data.await_gate("warms_by")
-            else:
-                self.reader.load()
+            self.reader.load()
         except (OSError, ValueError, Refused) as error:
             self.answer(500, str(error))
         else:
