@@ -199,17 +199,19 @@ EXAMPLES: Mapping[str, m.Doc] = {
     "progress/<node>": m.Progress(
         node="n1",
         downloads={ReleaseId.of(CHANNEL, NEW): m.Download(done=5242880, total=12473968, speed=98000000)},
-        free={"disk": 52613349376, "ram": 3355443200},
+        free={"disk": 52613349376, "nvme": 52613349376, "ram": 3355443200},
         volumes={
             "disk": m.VolumeUse(
                 size=107374182400,
-                free=52613349376,
+                free=85899345920,
                 files=6550000,
                 namespaces={"prod/search": 21474836480},
                 holds={ReleaseId.of(CHANNEL, OLD): ("index", "ranking")},
             ),
+            "nvme": m.VolumeUse(size=107374182400, free=53687091200, files=6550000),
             "ram": m.VolumeUse(size=4294967296, free=3355443200, files=1000000),
         },
+        joint={"disk+nvme": m.JointRoom(free=52613349376, files=6550000)},
         when=WHEN,
     ),
     "states/<node>": m.States(

@@ -11,7 +11,8 @@ from handlers.adapters.transfer import Transfer
 from handlers.adapters.volume import Volumes
 from handlers.core import codec, keys
 from handlers.core.errors import HydraError
-from handlers.core.model import Download, Progress, VolumeUse
+from handlers.core.model import Download, JointRoom, Progress, VolumeUse
+from handlers.core.room import volumes_of
 from handlers.core.version import ReleaseId
 
 PAUSE_S = 10.0
@@ -68,7 +69,8 @@ class ProgressReport:
         return (
             stale
             or said.volumes.keys() != fresh.volumes.keys()
-            or any(_moved(said.volumes[name], use) for name, use in fresh.volumes.items())
+            or said.joint.keys() != fresh.joint.keys()
+            or any(_moved(said, fresh, name) for name in fresh.volumes)
         )
 
     def _document(self, downloads: Mapping[ReleaseId, Download]) -> Progress:
@@ -77,19 +79,33 @@ class ProgressReport:
         for piece, volume in sorted(inventory.complete.items()):
             found = holds[volume]
             found[piece.release] = (*found.get(piece.release, ()), piece.dataset)
+        sizes = {name: self._rooms.size(name) for name in self._volumes.volumes}
         volumes = {
             name: VolumeUse(
-                size=self._rooms.size(name),
-                free=max(0, rooms[name].bytes),
+                size=sizes[name],
+                free=max(0, min(rooms[name].bytes, sizes[name])),
                 files=max(0, rooms[name].files),
                 namespaces={ns: max(0, rooms[f"{name}/{ns}"].bytes) for ns in info.namespaces},
                 holds=holds[name],
             )
             for name, info in self._volumes.volumes.items()
         }
+        joint = {
+            name: JointRoom(free=max(0, room.bytes), files=max(0, room.files))
+            for name, room in rooms.items()
+            if len(volumes_of(name)) > 1
+        }
         free = {name: use.free for name, use in volumes.items()}
-        when = timestamp(self._clock())
-        return Progress(node=self._node, downloads=downloads, free=free, volumes=volumes, when=when)
+        for together, room in joint.items():
+            free |= {name: min(free[name], room.free) for name in volumes_of(together)}
+        return Progress(
+            node=self._node,
+            downloads=downloads,
+            free=free,
+            volumes=volumes,
+            joint=joint,
+            when=timestamp(self._clock()),
+        )
 
     def _put(self, downloads: Mapping[ReleaseId, Download]) -> None:
         try:
@@ -99,9 +115,10 @@ class ProgressReport:
             return  # the download matters; that Consul or the disk fails is reported with `actual`
 
 
-def _moved(said: VolumeUse, fresh: VolumeUse) -> bool:
+def _moved(said: Progress, fresh: Progress, name: str) -> bool:
+    before, now = said.volumes[name], fresh.volumes[name]
     return (
-        (said.size, said.holds) != (fresh.size, fresh.holds)
-        or abs(said.free - fresh.free) > fresh.size * NOTICED
-        or said.files // 2 > fresh.files
+        (before.size, before.holds) != (now.size, now.holds)
+        or abs(said.free[name] - fresh.free[name]) > now.size * NOTICED
+        or before.files // 2 > now.files
     )

@@ -38,28 +38,21 @@ class Rooms:
     def all(self) -> dict[str, Space]:
         """What may still be taken: of each volume, of each namespace that has a budget on one, and jointly of
         the volumes on one file system.
+
+        What is free there is in the joint room alone: whatever goes from one of them makes room for the others.
         """
-        rooms = {name: self.space(name) for name in self._volumes.volumes}
+        rooms: dict[str, Space] = {}
         for joint, names in self._joint().items():
-            rooms[joint] = self._free(names)
-            for name in names:
-                rooms[name] = rooms[name].least(rooms[joint])
+            rooms |= {joint: self._free(names), **{name: self._within_budget(name) for name in names}}
+        rooms |= {name: self.space(name) for name in self._volumes.volumes if name not in rooms}
         for name, info in self._volumes.volumes.items():
             for namespace, budget in info.namespaces.items():
                 rooms[f"{name}/{namespace}"] = Space(budget - self._taken(name, namespace), _ENDLESS)
         return rooms
 
     def space(self, name: str) -> Space:
-        """What may still be taken on a volume: above its reserve, within its budget, of the memory there is.
-
-        What was deleted and is still open or mapped counts: it takes its room until it is closed.
-        """
-        free, budget = self._free([name]), self._volumes.volumes[name].budget_bytes
-        if not budget:
-            return free
-        with disk_errors(f"volume {name}"):
-            gone = usage.deleted(self._volumes.root).get(name, 0)
-        return free.least(Space(budget - self._taken(name) - gone, _ENDLESS))
+        """What may still be taken on a volume: above its reserve, within its budget, of the memory there is."""
+        return self._free([name]).least(self._within_budget(name))
 
     def size(self, name: str) -> int:
         """What all releases together may take of a volume."""
@@ -128,6 +121,18 @@ class Rooms:
         taken = self.taking.others().get(self.device(next(iter(names))), 0)
         left = [self.above_reserve(name) for name in names]
         return Space(min(space.bytes for space in left) - taken, min(space.files for space in left))
+
+    def _within_budget(self, name: str) -> Space:
+        """What its budget leaves of a volume, however full the file system is.
+
+        What was deleted and is still open or mapped counts: it takes its room until it is closed.
+        """
+        budget = self._volumes.volumes[name].budget_bytes
+        if not budget:
+            return Space(_ENDLESS, _ENDLESS)
+        with disk_errors(f"volume {name}"):
+            gone = usage.deleted(self._volumes.root).get(name, 0)
+        return Space(budget - self._taken(name) - gone, _ENDLESS)
 
     def _taken(self, name: str, namespace: str = "") -> int:
         """What files take on a volume, or there below a namespace: each once, however many names it has."""

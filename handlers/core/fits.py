@@ -109,6 +109,7 @@ def _facts(
     space = {volume: Space(use.free, use.files) for volume, use in progress.volumes.items()}
     for volume, use in progress.volumes.items():
         space |= {f"{volume}/{name}": Space(free, _ENDLESS) for name, free in use.namespaces.items()}
+    space |= {name: Space(room.free, room.files) for name, room in progress.joint.items()}
     return Facts(
         desired={**desired, release: Hold(digest="", sequence=header.sequence)},
         bodies=bodies,

@@ -69,9 +69,14 @@ def joint_room(volumes: Iterable[str]) -> str:
     return _JOINT.join(sorted(volumes))
 
 
+def volumes_of(room: str) -> list[str]:
+    """The volumes that have the joint room of this name; of another room, one at most."""
+    return room.split(_JOINT)
+
+
 def rooms_of(volume: str, channel: Channel, known: Collection[str]) -> list[str]:
     """The rooms, of those that are `known`, of which data of a channel takes some on a volume."""
-    joint = [name for name in known if _JOINT in name and volume in name.split(_JOINT)]
+    joint = [name for name in known if _JOINT in name and volume in volumes_of(name)]
     return [name for name in (volume, room_of_namespace(volume, channel)) if name in known] + joint
 
 
@@ -182,7 +187,7 @@ class Room:
             v: [r for r in rooms_of(v, piece.release.channel, self._free) if not needs[v].fits(self._free[r])]
             for v in names
         }
-        best = max(names, key=lambda v: (not short[v], -needs[v].bytes, self._free[v].bytes, v))
+        best = max(names, key=lambda v: (not short[v], -needs[v].bytes, self._left(v, piece), v))
         if not short[best]:
             return best, ""
         room, need = short[best][0], needs[best]
@@ -191,6 +196,9 @@ class Room:
             f"{piece.dataset} needs {need.bytes} bytes and {need.files} files on volume {room}, "
             f"free above its reserve are {max(0, free.bytes)} bytes and {max(0, free.files)} files"
         )
+
+    def _left(self, volume: str, piece: Piece) -> int:
+        return min(self._free[room].bytes for room in rooms_of(volume, piece.release.channel, self._free))
 
     def _need(self, volume: str, piece: Piece) -> Space:
         """What is needed on this volume, where releases may be that have some of the files, and stay."""

@@ -41,6 +41,33 @@ def said(cluster: Cluster, free: int = 100, when: str = "2026-05-31T23:50:00Z", 
     cluster.put(keys.progress("n1"), model.Progress(node="n1", volumes=volumes, when=when))
 
 
+def test_volumes_on_one_file_system_must_have_room_for_all_of_it(cluster: Cluster) -> None:
+    infos = {"disk": model.VolumeInfo(cls=model.DISK), "fast": model.VolumeInfo(cls="nvme")}
+    cluster.put(keys.info("n1"), model.NodeInfo(node="n1", volumes=infos))
+    wanted = {"index": Space(60, 1), "more": Space(60, 1)}
+
+    def answer(free: int) -> Fit:
+        holds = {rid(number): ("index",) for number in (1, 2, 3)}
+        volumes = {
+            "disk": model.VolumeUse(size=1000, free=1000, files=100, holds=holds),
+            "fast": model.VolumeUse(size=1000, free=1000, files=100),
+        }
+        joint = {"disk+fast": model.JointRoom(free=free, files=100)}
+        document = model.Progress(node="n1", volumes=volumes, joint=joint, when="2026-05-31T23:50:00Z")
+        cluster.put(keys.progress("n1"), document)
+        world = cluster.world()
+        header = world.channels[PLACES].by_version[v(3)]
+        index = replace(header.datasets["index"], bytes=60)
+        datasets = {"index": index, "more": replace(index, placement="nvme")}
+        fresh = replace(header, version=v(9), sequence=9, datasets=datasets)
+        return fit(world.nodes["n1"], world, fresh, wanted, NOW)
+
+    assert answer(120).answer is Answer.FITS
+    assert answer(110).evicts == (rid(1),)
+    assert answer(99).answer is Answer.SHORT
+    assert "more needs 60 bytes and 1 files on volume disk+fast" in answer(99).reason
+
+
 def ask(cluster: Cluster, need: int = 100, placement: str = model.DISK) -> Fit:
     world = cluster.world()
     header = world.channels[PLACES].by_version[v(3)]

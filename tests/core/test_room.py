@@ -176,6 +176,23 @@ def test_what_goes_makes_room_for_all_volumes_of_its_file_system() -> None:
 
     assert gone(here) == [3]
 
+    # its own room is what a budget leaves: what goes from the other volume makes room as well
+    bodies = {3: body(3, {"a": 60}, "nvme"), 9: body(9, {"a": 100})}
+    other = replace(here, bodies={rid(day): header for day, header in bodies.items()})
+    moved = Inventory(dict.fromkeys(here.inventory.complete, "other"), {}, here.inventory.released)
+    rooms = {"disk": Space(1000, 100), "other": Space(1000, 100), "disk+other": Space(50, 100)}
+    assert gone(replace(other, inventory=moved, space=rooms)) == [3]
+
+
+def test_of_volumes_of_one_class_the_one_is_taken_that_has_most_free_with_all_that_share_it() -> None:
+    given_ = facts({1: body(1, {"a": 5})}, (1,), classes={"big": DISK, "other": DISK, "fast": "nvme"})
+    rooms = {"big": Space(1000, 9), "fast": Space(1000, 9), "big+fast": Space(20, 9), "other": Space(30, 9)}
+
+    (action,) = diff(replace(given_, space=rooms)).actions
+
+    assert isinstance(action, Download)
+    assert action.volumes == {"a": "other"}
+
 
 def test_downloads_wait_for_their_turn_among_many_nodes_but_have_their_room() -> None:
     bodies = {1: body(1, {"a": 60}), 2: body(2, {"a": 50})}

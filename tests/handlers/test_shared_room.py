@@ -12,9 +12,10 @@ import pytest
 from handlers.adapters.ports import Source
 from handlers.adapters.ram import RamCache
 from handlers.adapters.taking import Taking
+from handlers.core import codec, keys
 from handlers.core.errors import NoRoom, Temporary
 from handlers.core.holdings import Piece
-from handlers.core.model import State
+from handlers.core.model import Progress, State, VolumeInfo
 from handlers.core.version import ReleaseId
 from handlers.downloads import Downloads
 from tests.fakes_objects import FakeObjects
@@ -114,6 +115,20 @@ def test_a_copy_that_is_given_up_takes_nothing_any_more(node: Node, old: Release
         RamCache(node.root, VOLUMES).fill(Piece(old, "index"), lambda: True)
 
     assert Taking(node.root).others() == {}
+
+
+def test_a_node_says_what_its_volumes_on_one_file_system_have_together(node: Node, old: ReleaseId) -> None:
+    node.volumes = {**VOLUMES, "fast": VolumeInfo(cls="nvme")}
+    node.run()
+
+    entry, _ = node.kv.get(keys.progress(node.name))
+    assert entry
+    said = codec.decode(Progress, entry.value, entry.key)
+
+    left = statvfs(node.root)
+    assert said.joint.keys() == {"disk+fast"}
+    assert said.joint["disk+fast"].free == said.free["disk"] == said.free["fast"] == left
+    assert said.volumes["disk"].free == said.volumes["fast"].free > left
 
 
 def statvfs(root: Path) -> int:

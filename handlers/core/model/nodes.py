@@ -257,6 +257,7 @@ class Download(Part):
 class VolumeUse(Part):
     """Room on a volume: `size` is what all releases may take of it, `free` what is left now, both in bytes
     above the reserve and within the budget; `files` are inodes; `namespaces` what is left of their budgets.
+    Of a volume that shares its file system, `free` is what the budget leaves: see `JointRoom`.
 
     `holds`: the complete datasets on it, by release. Nothing of a RAM volume, which is only a cache.
     """
@@ -269,13 +270,24 @@ class VolumeUse(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JointRoom(Part):
+    """What is free for several volumes together, because they are on one file system: bytes and inodes."""
+
+    free: int
+    files: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress(Doc):
-    """`progress/<node>`: downloads for people, free bytes by volume; and `volumes`, for whoever publishes."""
+    """`progress/<node>`: downloads and free bytes by volume, for people; and for whoever publishes, `volumes`
+    and the rooms of those on one file system (`joint`, by `room.joint_room`).
+    """
 
     node: str
     downloads: Mapping[ReleaseId, Download] = field(default_factory=dict)
     free: Mapping[str, int] = field(default_factory=dict)
     volumes: Mapping[str, VolumeUse] = field(default_factory=dict)
+    joint: Mapping[str, JointRoom] = field(default_factory=dict)
     when: str = ""
 
     def title(self) -> str:
