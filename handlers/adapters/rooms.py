@@ -39,7 +39,7 @@ class Rooms:
         """What may still be taken: of each volume, of each namespace that has a budget on one, and jointly of
         the volumes on one file system.
 
-        What is free there is in the joint room alone: whatever goes from one of them makes room for the others.
+        What is free there is in the joint room alone: what goes from one of them makes room for all.
         """
         rooms: dict[str, Space] = {}
         for joint, names in self._joint().items():
@@ -51,7 +51,7 @@ class Rooms:
         return rooms
 
     def space(self, name: str) -> Space:
-        """What may still be taken on a volume: above its reserve, within its budget, of the memory there is."""
+        """What may be taken of a volume: above its reserve, within its budget, of the memory there is."""
         return self._free([name]).least(self._within_budget(name))
 
     def size(self, name: str) -> int:

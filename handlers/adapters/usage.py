@@ -111,14 +111,18 @@ def deleted(root: Path, proc: Path = Path("/proc")) -> dict[str, int]:
     Files of processes that cannot be looked into are not seen.
     """
     here = f"{root.resolve()}/volumes/"
+    volumes = {path.name: path.stat().st_dev for path in (root / "volumes").glob("*/")}
     found: dict[Inode, tuple[str, int]] = {}
     for process in _processes(proc):
         with contextlib.suppress(OSError):  # it ended meanwhile, or may not be looked into
-            gone = _maps(process, lambda path, _: path.startswith(here) and path.endswith(_DELETED))
+            container = not (process / "ns" / "mnt").samefile(proc / "self" / "ns" / "mnt")
+            gone = _maps(process, lambda path, _: path.endswith(_DELETED))
             for path, inode in (*gone, *_links(process, _DELETED)):
-                volume, below, _ = path.removeprefix(here).partition("/")
-                if path.startswith(here) and below and inode not in found:
-                    found[inode] = volume, _bytes_of(process, path, inode)
+                for name, device in volumes.items() if inode not in found else ():
+                    # a container has a name of its own for the root
+                    there = container and inode[0] == device and f"/volumes/{name}/" in path
+                    if there or path.startswith(f"{here}{name}/"):
+                        found[inode] = name, _bytes_of(process, path, inode)
     result: dict[str, int] = {}
     for volume, size in found.values():
         result[volume] = result.get(volume, 0) + size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from handlers.adapters import usage
 from handlers.cache import Cache
 from handlers.core import codec, keys
 from handlers.core.model import DISK, RAM, State, VolumeInfo
@@ -85,6 +87,27 @@ def test_d13_it_goes_once_nobody_holds_it(field: Field) -> None:
     field.synced(new)
 
     assert not field.data(old).exists()
+
+
+def test_d13_a_deleted_file_counts_that_a_container_holds_under_another_name(field: Field) -> None:
+    """A pod mounts the root where it likes, and the kernel tells its files by the names that it has there."""
+    release = field.put_files(1, {"a": os.urandom(MIB)})
+    field.desire(1, release)
+    field.synced(release)
+    file, seen = field.data(release) / DATASET / "a", field.root.parent / "seen"
+    seen.mkdir()
+    script = 'mount --bind "$0" "$1" && exec 3< "$1/$2" && echo held && read -r _'
+    there = [str(field.root), str(seen), str(file.relative_to(field.root))]
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script, *there], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as container:
+        assert container.stdout
+        assert container.stdout.readline() == b"held\n"
+        assert usage.deleted(field.root) == {}
+        file.unlink()
+
+        assert usage.deleted(field.root) == {"disk": MIB}
+    assert usage.deleted(field.root) == {}
 
 
 class Memory:
