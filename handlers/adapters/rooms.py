@@ -7,10 +7,10 @@ not.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 
 from handlers.adapters import measure, memory, usage
 from handlers.adapters.folder import RELEASE_DEPTH, Folder, disk_errors, each
@@ -25,6 +25,7 @@ from handlers.core.version import ReleaseId
 
 KEPT_FILES_PERCENT = 7
 _ENDLESS = 2**62
+_Passing = Callable[[], Mapping[str, int]]
 
 
 class Rooms:
@@ -41,18 +42,19 @@ class Rooms:
 
         What is free there is in the joint room alone: what goes from one of them makes room for all.
         """
-        rooms: dict[str, Space] = {}
-        for joint, names in self._joint().items():
-            rooms |= {joint: self._free(names), **{name: self._within_budget(name) for name in names}}
-        rooms |= {name: self.space(name) for name in self._volumes.volumes if name not in rooms}
+        rooms, joint = dict[str, Space](), self._joint()
+        shared = {name for names in joint.values() for name in names}
         for name, info in self._volumes.volumes.items():
+            passing = functools.cache(functools.partial(self._passing, name))
+            own = self._within_budget(name, passing)
+            rooms[name] = own if name in shared else own.least(self._free([name]))
             for namespace, budget in info.namespaces.items():
-                rooms[f"{name}/{namespace}"] = Space(budget - self._taken(name, namespace), _ENDLESS)
-        return rooms
+                rooms[f"{name}/{namespace}"] = Space(budget - self._taken(name, passing, namespace), _ENDLESS)
+        return rooms | {room: self._free(names) for room, names in joint.items()}
 
     def space(self, name: str) -> Space:
         """What may be taken of a volume: above its reserve, within its budget, of the memory there is."""
-        return self._free([name]).least(self._within_budget(name))
+        return self._free([name]).least(self._within_budget(name, functools.partial(self._passing, name)))
 
     def size(self, name: str) -> int:
         """What all releases together may take of a volume."""
@@ -122,7 +124,7 @@ class Rooms:
         left = [self.above_reserve(name) for name in names]
         return Space(min(space.bytes for space in left) - taken, min(space.files for space in left))
 
-    def _within_budget(self, name: str) -> Space:
+    def _within_budget(self, name: str, passing: _Passing) -> Space:
         """What its budget leaves of a volume, however full the file system is.
 
         What was deleted and is still open or mapped counts: it takes its room until it is closed.
@@ -132,18 +134,22 @@ class Rooms:
             return Space(_ENDLESS, _ENDLESS)
         with disk_errors(f"volume {name}"):
             gone = usage.deleted(self._volumes.root).get(name, 0)
-        return Space(budget - self._taken(name) - gone, _ENDLESS)
+        return Space(budget - self._taken(name, passing) - gone, _ENDLESS)
 
-    def _taken(self, name: str, namespace: str = "") -> int:
+    def _passing(self, name: str) -> dict[str, int]:
+        """What files in staging take of a volume, in all and by namespace."""
+        with disk_errors(f"volume {name}"), self._volumes.folder(name, "staging", make=True) as staging:
+            return measure.passing(staging)
+
+    def _taken(self, name: str, passing: _Passing, namespace: str = "") -> int:
         """What files take on a volume, or there below a namespace: each once, however many names it has."""
-        where = namespace.split("/") if namespace else []
-        with disk_errors(f"volume {name}"), contextlib.ExitStack() as stack:
-            areas = [self._volumes.find(name, area, *where) for area in ("data", "staging")]
-            data, staging = (stack.enter_context(folder) if folder else None for folder in areas)
-            if data is None or (staging and measure.shares_files(staging)):
-                return measure.taken([folder for folder in (data, staging) if folder])
-            passing = measure.taken([staging]) if staging else 0
-            return passing + self._complete(f"taken/{name}/{namespace or 'all'}", data, len(where))
+        where, staged = namespace.split("/") if namespace else [], passing().get(namespace, 0)
+        with disk_errors(f"volume {name}"):
+            data = self._volumes.find(name, "data", *where)
+            if data is None:
+                return staged
+            with data:
+                return staged + self._complete(f"taken/{name}/{namespace or 'all'}", data, len(where))
 
     def _complete(self, memory_name: str, data: Folder, depth: int) -> int:
         """What complete datasets take together.
@@ -161,7 +167,7 @@ class Rooms:
         except ValueError:
             known = {}
         if known.get("datasets") != stamps:
-            known = {"bytes": measure.taken([data]), "datasets": stamps}
+            known = {"bytes": measure.taken(data), "datasets": stamps}
             self._local.write(memory_name, json.dumps(known, sort_keys=True).encode())
         return int(known["bytes"])
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -475,8 +475,8 @@ def test_complete_data_is_measured_once_and_again_when_other_data_is_there(
     limited = Volumes(root, {"disk": limits})
     walked, walk = [0], measure.taken
 
-    def counted(folders: Iterable[Folder]) -> int:
-        found = walk(folders)
+    def counted(folder: Folder) -> int:
+        found = walk(folder)
         walked[0] += found > 10_000  # folders alone take less
         return found
 
@@ -510,6 +510,10 @@ def test_a_file_that_is_linked_into_staging_counts_once(root: Path, volumes: Vol
     staged.parent.mkdir(parents=True)
     staged.hardlink_to(root / "volumes/disk/data" / PLACES / RELEASE.version / "index/a")
 
+    assert limited.space("disk").bytes == before
+    volumes.delete(RELEASE)
+    assert limited.space("disk").bytes == before, "it is only in staging now"
+    staged.with_name("b").hardlink_to(staged)
     assert limited.space("disk").bytes == before
 
 
