@@ -2,6 +2,7 @@
 
     schedule.py   seed, duration          ->  what is done when (pure)
     actions.py    what is done            ->  a real cluster under traffic
+    cuts.py       how a node is cut off from Consul
     recorder.py   KV, health, files, log  ->  one list of events; it asks nothing of Hydra
     promises.py   the list of events      ->  the promises that were broken (pure; knows nothing but them)
 

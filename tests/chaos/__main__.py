@@ -21,6 +21,7 @@ from hydra_cli.dev.cluster import Cluster
 from hydra_cli.dev.demo.crowd import Crowd
 from tests.chaos import events
 from tests.chaos.actions import Actions
+from tests.chaos.cuts import Cuts
 from tests.chaos.events import Event
 from tests.chaos.promises import CONVERGED_S, awaited, broken
 from tests.chaos.recorder import Recorder
@@ -71,15 +72,15 @@ def _run(folder: Path, acts: Sequence[Act]) -> list[Event]:
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:7.1f} s  {text}", flush=True)
 
-    with Cluster(folder, nodes=NODES, limits=LIMITS) as cluster:
+    with Cluster(folder, nodes=NODES, limits=LIMITS) as cluster, Cuts(cluster) as cuts:
+        say(f"a node is cut off {cuts.how}")
         scene = Scene(cluster, "chaos")
         roots = {node: cluster.root(node) for node in cluster.nodes}
         recorder = Recorder(cluster.kv, scene.channel, scene.service, scene.space, roots)
-        actions = Actions(scene, recorder, say)
+        actions = Actions(scene, recorder, cuts, say)
         actions.first_release()
         scene.subscribe(*POLICY)
-        scene.start(*PLACES, by_hand=False)
-        recorder.watch(scene.replicas)
+        actions.start(*PLACES)
         recorder.start()
         until("all replicas are in service", lambda: len(scene.healthy()) >= len(PLACES))
         crowd = Crowd(scene.space, RATE, folder / "requests.csv", cluster.env("reader"), lambda _: None)

@@ -19,6 +19,7 @@ from hydra_cli.dev.access import PLANNER_NODE
 from hydra_cli.dev.demo.harm import wipe
 from hydra_cli.dev.demo.sight import Replica
 from hydra_cli.dev.processes import Process
+from tests.chaos.cuts import Cuts
 from tests.chaos.promises import RECOVER, STOP
 from tests.chaos.recorder import Recorder
 from tests.chaos.schedule import ORDERS, Act, Kind
@@ -44,8 +45,9 @@ T = TypeVar("T")
 class Actions:
     """`scene` has its service; `say` gets a line for each thing that is done."""
 
-    def __init__(self, scene: Scene, recorder: Recorder, say: Callable[[str], None]) -> None:
+    def __init__(self, scene: Scene, recorder: Recorder, cuts: Cuts, say: Callable[[str], None]) -> None:
         self._scene, self._cluster, self._recorder, self._say = scene, scene.cluster, recorder, say
+        self._cuts = cuts
         self._published: list[Version] = []
         self._snapshot, self._restored = b"", False
         self._ill: set[str] = set()  # nodes that nobody can work on now
@@ -110,6 +112,17 @@ class Actions:
     def first_release(self) -> None:
         """Publish what the service begins with."""
         self._scene.publish(self._next())
+
+    def start(self, *nodes: str) -> None:
+        """Start one replica on each, and let it be seen; also where telling Consul of it fails."""
+        known = list(self._scene.replicas)
+        try:
+            self._scene.start(*nodes, by_hand=False)
+        finally:
+            fresh = [r for r in self._scene.replicas if r not in known]
+            for replica in fresh:
+                self._cuts.reach(replica)
+            self._recorder.watch(fresh)
 
     def calm(self) -> None:
         """Take back all orders, and publish a good release; from then on, a minute counts."""
@@ -182,11 +195,7 @@ class Actions:
         if len(self._scene.replicas) < MOST and (nodes := self._well()):
             node = _chosen(nodes, act)
             self._note(act.kind, node)
-            known = list(self._scene.replicas)
-            try:
-                self._scene.start(node, by_hand=False)
-            finally:
-                self._recorder.watch([r for r in self._scene.replicas if r not in known])
+            self.start(node)
 
     def _remove(self, act: Act) -> None:
         replicas = [replica for replica in self._scene.replicas if replica.node not in self._ill]
@@ -218,8 +227,8 @@ class Actions:
         process = _chosen(found, act)
         return self._freeze(command_of(process), [process])
 
-    def _freeze(self, what: str, found: Sequence[Process], node: str = "") -> Undo:
-        whom = node or (whose(found[0]) if found else "")
+    def _freeze(self, what: str, found: Sequence[Process]) -> Undo:
+        whom = whose(found[0]) if found else ""
         self._note("freeze", whom, what)
         for process in found:
             process.send(signal.SIGSTOP)
@@ -228,7 +237,6 @@ class Actions:
             for process in found:
                 process.send(signal.SIGCONT)
             self._note("continue", whom, what)
-            self._ill.discard(node)
 
         return thaw
 
@@ -264,8 +272,16 @@ class Actions:
     def _partition(self, act: Act) -> Undo:
         node = _chosen(self._cluster.nodes, act)
         self._ill.add(node)
-        agent = processes.find(self._cluster.node(node).running[1].process.pid)
-        return self._freeze("its agent", [agent] if agent else [], node)
+        self._note(act.kind, node)
+        block = contextlib.ExitStack()
+        block.enter_context(self._cuts.cut_off(node))
+
+        def again() -> None:
+            block.close()
+            self._note("connect a node", node)
+            self._ill.discard(node)
+
+        return again
 
     def _kill_agent(self, act: Act) -> Undo:
         node = self._cluster.node(_chosen(self._cluster.nodes, act))

@@ -38,7 +38,7 @@ class Kind(StrEnum):
     FREEZE_PLANNER = "freeze the planner"
     FREEZE_CONSUL = "freeze the Consul server"
     KILL_CONSUL = "kill the Consul server"
-    PARTITION = "freeze an agent"
+    PARTITION = "cut a node off"
     KILL_AGENT = "kill an agent"
     KILL_NODE = "cut a node's power"
     WIPE = "wipe the disks of a node"

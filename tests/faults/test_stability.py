@@ -19,8 +19,9 @@ from hydra_cli.dev.demo.sight import Replica
 from tests import servers
 from tests.e2e.scene import V1, V2, Scene, until
 
-pytestmark = pytest.mark.timeout(600)
-OUTAGE_S = 30.0  # `consul watch` tries again after 5, 25 and 70 s
+# `consul watch` tries again after 5, 25, 70 s and so on: `OUTAGE_S=600` makes it ten minutes
+OUTAGE_S = float(os.environ.get("OUTAGE_S", "30"))
+pytestmark = pytest.mark.timeout(600 + OUTAGE_S)
 CONVERGED_S = 30.0
 
 
@@ -67,7 +68,9 @@ def converges(scene: Scene, since: float) -> None:
     """The next release is served everywhere in time."""
     scene.publish(V2)
     scene.await_running(V2)
-    assert time.monotonic() - since <= CONVERGED_S
+    took_s = time.monotonic() - since
+    print(f"converged {took_s:.1f} s after the return")
+    assert took_s <= CONVERGED_S
 
 
 def test_c2_while_consul_servers_planner_and_s3_are_all_away_services_go_on_and_soon_after_all_is_well(
