@@ -25,17 +25,19 @@ class World:
     in_service: frozenset[str] = frozenset()
     dead: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
+    restored: Mapping[str, frozenset[str]] = field(default_factory=dict)
     budget: Budget = field(default_factory=lambda: Budget(0.0))
 
     def others(self, me: str) -> dict[str, Instance]:
         """The instances that count beside `me`: on nodes that live, and in service now or at some time.
 
-        Not one that people have taken away, though its node may not have heard of it yet.
+        Not one that people have taken away, though its node may not have heard of it yet; unless Consul has
+        it in service, as a restored one may.
         """
         return {
             name: instance
             for name, (node, instance) in self.members.items()
-            if name not in {me, *self.removed}
+            if name not in {me, *(self.removed - self.in_service)}
             and node not in self.dead
             and (instance.served or name in self.in_service)
         }
@@ -49,7 +51,9 @@ class World:
         sick = {
             name for name, i in others.items() if name not in self.in_service or i.state == "draining"
         } - away
-        total = len(others.keys() | away) + 1
+        # what a restored KV says of a node counts until the node says more, and may be in service again
+        listed = {n for node, names in self.restored.items() if node not in self.dead for n in names}
+        total = len((others.keys() | away | listed) - {me}) + 1
         return len(away) + len(sick) + 1 <= allowed(self.budget, total)
 
 
@@ -81,6 +85,9 @@ class WithinBudget:
                 self._step(replace(self._now, at=event.at, removed=self._now.removed | {event.whom}))
             case Reported() if self._reports.take(event):
                 yield from self._report(event)
+            case Reported():
+                listed = {**self._now.restored, event.node: frozenset(event.instances)}
+                self._step(replace(self._now, at=event.at, restored=listed))
 
     def end(self, at: float) -> Iterator[Breach]:
         """Nothing was waited for."""
@@ -91,7 +98,8 @@ class WithinBudget:
         before = {n: i for n, (node, i) in self._now.members.items() if node == event.node}
         others = {n: member for n, member in self._now.members.items() if member[0] != event.node}
         own = {name: (event.node, instance) for name, instance in event.instances.items()}
-        fresh = replace(self._now, at=event.at, members=others | own)
+        restored = {node: names for node, names in self._now.restored.items() if node != event.node}
+        fresh = replace(self._now, at=event.at, members=others | own, restored=restored)
         out = frozenset(name for name, (_, i) in fresh.members.items() if i.state == "draining")
         for name, instance in event.instances.items():
             was = before.get(name)

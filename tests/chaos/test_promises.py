@@ -241,6 +241,30 @@ def test_one_that_was_taken_away_does_not_count() -> None:
     assert tale.breaches == []
 
 
+@pytest.mark.parametrize("restored", [False, True])
+def test_one_that_was_taken_away_counts_again_when_a_restored_kv_lists_it(restored: bool) -> None:
+    """Until its node says more; what is in the KV then is all that anybody can know."""
+    tale = Tale(3, Budget(0.0, min_available=1))
+    tale.add(Did(0.0, Kind.REMOVE, "i0"))
+    tale.add(Reported(0.0, node("i0"), 2, {}))
+    tale.health("i1", "i2")
+    tale.leave("i1", V2, after_s=5.0)
+    if restored:
+        tale.add(Reported(0.0, node("i0"), 1, {"i0": AT_REST}))
+    tale.leave("i2", V2, after_s=5.0)
+
+    assert [promise for promise, _ in tale.breaches] == ["within the budget"] * (not restored)
+
+
+def test_one_that_was_taken_away_counts_again_once_consul_has_it_in_service() -> None:
+    tale = Tale(3, Budget(0.0, min_available=1))
+    tale.add(Did(0.0, Kind.REMOVE, "i0"))
+    tale.leave("i1", V2, after_s=5.0)
+    tale.leave("i2", V2, after_s=5.0)
+
+    assert tale.breaches == []
+
+
 def test_one_that_has_never_served_does_not_count() -> None:
     tale = Tale(3)
     tale.report("i0", replace(AT_REST, served=False))
