@@ -194,11 +194,11 @@ class Sync:
         for action in decision.actions:
             if isinstance(action, kinds):
                 with self._contained(action.release, facts):
-                    self._perform(action)
+                    self._perform(action, facts)
                     changed = True
         return changed
 
-    def _perform(self, action: Action) -> None:
+    def _perform(self, action: Action, facts: Facts) -> None:
         log.info(
             _NAME, type(action).__name__.lower(), release=action.release, node=self._node, reason=action.why
         )
@@ -208,8 +208,19 @@ class Sync:
             case Publish(release, volumes):
                 self._volumes.publish(release, volumes)
             case Delete(release):
-                self._volumes.delete(release)
-                self._bodies.forget(release)
+                self._delete(release, facts)
+
+    def _delete(self, release: ReleaseId, facts: Facts) -> None:
+        """Its public name first: an instance that came back may have begun with it by now."""
+        if release in facts.inventory.released:
+            self._volumes.withdraw(release)
+            if reason := self._survey.in_use(release):
+                places = {p.dataset: v for p, v in facts.inventory.complete.items() if p.release == release}
+                self._volumes.publish(release, places)
+                log.info(_NAME, "stays after all", release=release, node=self._node, reason=reason)
+                return
+        self._volumes.delete(release)
+        self._bodies.forget(release)
 
     @contextlib.contextmanager
     def _contained(self, release: ReleaseId, facts: Facts) -> Iterator[None]:

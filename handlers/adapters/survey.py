@@ -215,7 +215,6 @@ class Survey:
 
 
 def _local_channels(desired: Desired) -> frozenset[Channel]:
-    """What services with instances on this node read: plan names no others."""
-    return frozenset(
-        alias.channel for service in desired.services.values() for alias in service.aliases.values()
-    )
+    """What services read that have instances on this node, or are to have their data here."""
+    plans = [plan for plan in desired.services.values() if not plan.idle]
+    return frozenset(alias.channel for plan in plans for alias in plan.aliases.values())

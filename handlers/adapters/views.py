@@ -77,17 +77,22 @@ class Views:
             check_alias(alias)
         if not again and self.current(key) == releases:
             return
-        with disk_errors(f"view {key}"), self._root() as root:
-            for release in releases.values():
-                if not (self.root / "releases" / release.channel / release.version).is_dir():
-                    raise Temporary(f"view {key}: {release} is not on this node")
-            with root.open(["views", *key.split("/")], make=True) as view:
-                before = _link(view, DATA)
-                fresh = _fresh(view, releases)
-                for alias in releases:
-                    _relink(view, alias, f"{DATA}/{alias}")
-                _relink(view, DATA, fresh)
-                _tidy(view, releases, {fresh, before})
+        self._check(key, releases)
+        path = ["views", *key.split("/")]
+        with disk_errors(f"view {key}"), self._root() as root, root.open(path, make=True) as view:
+            before = _link(view, DATA)
+            fresh = _fresh(view, releases)
+            for alias in releases:
+                _relink(view, alias, f"{DATA}/{alias}")
+            _relink(view, DATA, fresh)
+            _tidy(view, releases, {fresh, before})
+        # sync takes the name of a release away and then looks at the views; so one of the two sees the other
+        self._check(key, releases)
+
+    def _check(self, key: InstanceKey, releases: Mapping[str, ReleaseId]) -> None:
+        for release in releases.values():
+            if not (self.root / "releases" / release.channel / release.version).is_dir():
+                raise Temporary(f"view {key}: {release} is not on this node")
 
     def shown(self, key: InstanceKey) -> str:
         """The word in the state file, empty when there is none."""

@@ -19,6 +19,7 @@ from handlers.core.world import ChannelFacts
 
 BRAKED = "held by the brake"
 ROLLBACK_LIKELY = timedelta(hours=24)
+IDLE_KEPT = timedelta(hours=24)  # from one night to the next
 
 Reasons = dict[ReleaseId, list[str]]
 Holds = dict[ReleaseId, Hold]
@@ -36,7 +37,7 @@ def claims(home: Home, ledger: Ledger) -> Holds:
     if home.cordoned:
         reasons = {release: why for release, why in reasons.items() if release in home.previous.releases}
     until = {}
-    for release, reason, end in list(_kept(home, ledger, reasons)):
+    for release, reason, end in [*_for_the_next(home, ledger, reasons), *_kept(home, ledger, reasons)]:
         reasons[release], until[release] = [reason], end
     holds = {r: ledger.hold(r, reasons[r], until.get(r, "")) for r in sorted(reasons)}
     return {release: hold for release, hold in holds.items() if hold is not None}
@@ -78,6 +79,19 @@ def _kept(home: Home, ledger: Ledger, reasons: Reasons) -> Iterable[tuple[Releas
             yield from ((r, "held: the channel cannot be read", "") for r in releases)
         else:
             yield from _for_rollback(channel, home.previous.releases, releases, reasons, ledger.now)
+
+
+def _for_the_next(home: Home, ledger: Ledger, reasons: Reasons) -> Iterable[tuple[ReleaseId, str, str]]:
+    """What the next instance of a service begins with that has none here now."""
+    for service in home.idle:
+        for release in sorted(ledger.starts(service) - reasons.keys()):
+            end = home.previous.releases[release].until or _stamp(ledger.now + IDLE_KEPT)
+            yield release, f"kept for the next instance of {service}", end
+
+
+def is_over(hold: Hold, now: datetime) -> bool:
+    """Whether a release that nothing needs has been kept for as long as it should be."""
+    return bool(hold.until) and hold.until <= _stamp(now)
 
 
 def _for_rollback(
@@ -147,12 +161,19 @@ def lost(home: Home, holds: Mapping[ReleaseId, Hold], ledger: Ledger) -> list[Re
 
 
 def _as_selected_before(home: Home, ledger: Ledger) -> list[Service]:
-    """The services that the node was planned with, but those whose subscription now selects other nodes."""
+    """The services that the node was planned with, but those whose subscription now selects other nodes, and
+    those without an instance that by now begin with something newer.
+    """
     return [
         service
         for service, before in home.previous.services.items()
-        if (plan := ledger.plans.get(service)) is None or plan.nodes == before.nodes
+        if (plan := ledger.plans.get(service)) is None
+        or (plan.nodes == before.nodes and not (before.idle and _has_moved_on(home, ledger, service)))
     ]
+
+
+def _has_moved_on(home: Home, ledger: Ledger, service: Service) -> bool:
+    return not ledger.starts(service) <= home.previous.releases.keys()
 
 
 def _reads(ledger: Ledger, service: Service, channel: Channel) -> bool:

@@ -15,7 +15,7 @@ from datetime import datetime
 from handlers.core.acceptance import RECOVER
 from handlers.core.claims import BRAKED, Holds, claims, lost, with_crowds
 from handlers.core.ledger import Home, Ledger
-from handlers.core.local_plans import on_cordoned, ram, with_selected
+from handlers.core.local_plans import on_cordoned, ram, with_idle, with_selected
 from handlers.core.model import Alarm, Alarms, Desired, Hold, Proven, Rollout, ServicePlan, Subscription
 from handlers.core.names import Channel, Service
 from handlers.core.proof import proven_versions
@@ -53,7 +53,7 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
     """What the world asks for. `remembered` is the highest generation that this planner has ever written.
 
     `now` decides only about what a person or a subscription gave a time: pins that end by themselves, staged
-    releases that become heads, pauses between waves.
+    releases that become heads, pauses between waves; and for how long what nothing needs is kept.
     """
     written = highest_generation(world)
     if reason := behind(world, written, remembered):
@@ -64,6 +64,7 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
     homes, alarms = _homes(world)
     ledger, found = _ledger(world, homes, now)
     homes, unclear = with_selected(homes, ledger)
+    homes = with_idle(homes, ledger)
     holds, braked = _holds(homes, ledger, brake_share)
     holds = with_crowds(homes, holds, ledger)
     generation = max(written, remembered) + 1
@@ -132,7 +133,7 @@ def _homes(world: World) -> tuple[list[Home], list[Alarm]]:
             {instance.service for instance in node.instances.instances.values()} if node.instances else set()
         )
         if node.instances is None and before.services:
-            services = set(before.services)
+            services = {service for service, plan in before.services.items() if not plan.idle}
             if "instances" not in node.unreadable:
                 text = "its instances are missing; it keeps what it has"
                 alarms.append(Alarm(object=f"node/{node.name}", text=text))
@@ -237,7 +238,7 @@ def _holds(homes: list[Home], ledger: Ledger, brake_share: float) -> tuple[dict[
 
 
 def _desired(home: Home, ledger: Ledger, holds: Holds, generation: int) -> Desired:
-    plans = {s: ledger.plan(s, home) for s in home.readers if s in ledger.planned}
+    plans = {s: ledger.plan(s, home) for s in (*home.readers, *home.idle) if s in ledger.planned}
     if home.cordoned:
         plans = {service: on_cordoned(home, plan, holds, ledger.world) for service, plan in plans.items()}
     return Desired(

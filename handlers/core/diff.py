@@ -158,7 +158,7 @@ def _downloads(facts: Facts, room: Room) -> tuple[list[Action], dict[ReleaseId, 
             reason = f"begins in a moment: up to {hold.crowd} nodes load it"
             statuses[release] = status(State.WAITING, header, reason)
         elif room.short and not needed(hold):
-            reason = "is only kept for a rollback; what is needed comes first"
+            reason = "nothing needs it now; what is needed comes first"
             statuses[release] = status(State.WAITING, header, reason)
         else:
             actions.append(Download(release, volumes, f"{left} bytes are missing"))

@@ -56,14 +56,21 @@ class Ledger:
         waits = turns.waits if turns else ""
         goes = tuple(sorted(may)) if waits else ()
         own = {k.segment: reads for k in here if (reads := home.instances[k].reads) in planned.differing}
+        idle = service in home.idle
         # one object per distinct plan: equal parts of a thousand documents are then written as text once
-        key = (service, goes, tuple(sorted(own.items())))
+        key = (service, goes, tuple(sorted(own.items())), idle)
         if key not in self._plans:
             others = {name: InstancePlan(aliases=planned.aliases(reads)) for name, reads in own.items()}
-            self._plans[key] = replace(planned.plan, waits=waits, goes=goes, others=others)
+            self._plans[key] = replace(planned.plan, waits=waits, goes=goes, others=others, idle=idle)
         if home.node.instances is None and (before := home.previous.services.get(service)):
             return replace(self._plans[key], others=before.others)  # who reads what is not known now
         return self._plans[key]
+
+    def starts(self, service: Service) -> frozenset[ReleaseId]:
+        """What a new instance of the service begins with; empty while it cannot begin."""
+        parts = self.plans[service].aliases.values()
+        found = frozenset(ReleaseId.of(part.channel, part.start) for part in parts if part.start)
+        return found if all(part.start for part in parts) else frozenset()
 
     def asked(self, service: Service) -> list[tuple[ReleaseId, str]]:
         """The releases that the service wants on each of its nodes, with why."""
@@ -161,6 +168,7 @@ class Home:
     """One node as plan sees it: what it held so far, and the services that it has instances of.
 
     `selected` are services without an instance here whose subscription wants their data here all the same.
+    `idle` are those that have left it, whose next instance would find here what it begins with.
     `sure` = its instances, and what they use, are known; otherwise it gives nothing up.
     """
 
@@ -169,6 +177,7 @@ class Home:
     services: tuple[Service, ...]
     sure: bool
     selected: tuple[Service, ...] = ()
+    idle: tuple[Service, ...] = ()
 
     @property
     def instances(self) -> Mapping[InstanceKey, Instance]:

@@ -1,14 +1,18 @@
-"""What the plan of a service becomes on one node: without an instance there, on a cordoned one, in RAM."""
+"""What the plan of a service becomes on one node: without an instance there, on a cordoned one, in RAM.
+
+A service that has left a node (scaled to zero for the night, say) stays planned there for a day, as long as
+the node has all that a new instance begins with. So that one has its view at once, whoever is away then.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from handlers.core.claims import Holds
+from handlers.core.claims import Holds, is_over
 from handlers.core.errors import Usage
 from handlers.core.ledger import Home, Ledger
-from handlers.core.model import RAM, Alarm, AliasPlan, ServicePlan
+from handlers.core.model import RAM, Alarm, AliasPlan, ServicePlan, State
 from handlers.core.names import Service
 from handlers.core.reading import Reads
 from handlers.core.selector import Selector, parse_nodes
@@ -36,6 +40,35 @@ def with_selected(homes: Iterable[Home], ledger: Ledger) -> tuple[list[Home], li
         ]
         found.append(replace(home, selected=tuple(selected)) if selected else home)
     return found, alarms
+
+
+def with_idle(homes: Iterable[Home], ledger: Ledger) -> list[Home]:
+    """The homes with the services that have left them, whose data waits there for the next instance."""
+    found = []
+    for home in homes:
+        idle = [
+            service
+            for service, before in home.previous.services.items()
+            if service not in home.readers
+            and (plan := ledger.plans.get(service)) is not None
+            and plan.nodes == before.nodes  # or its data was sent elsewhere
+            and _may_begin(home, ledger, service)
+        ]
+        found.append(replace(home, idle=tuple(sorted(idle))) if idle else home)
+    return found
+
+
+def _may_begin(home: Home, ledger: Ledger, service: Service) -> bool:
+    """Whether the node still has what a new instance begins with: all of it, and not kept for too long."""
+    starts, held = ledger.starts(service), home.previous.releases
+    statuses = home.node.actual.releases if home.node.actual else {}
+    return bool(starts) and all(
+        release in held
+        and not is_over(held[release], ledger.now)
+        # where the node does not say it (its word may be lost), it has what it was told to hold
+        and (release not in statuses or statuses[release].state is State.SUCCESS)
+        for release in starts
+    )
 
 
 def on_cordoned(home: Home, plan: ServicePlan, holds: Holds, world: World) -> ServicePlan:

@@ -4,7 +4,8 @@ The one order of precedence, in which a node keeps what it holds (`expendable` h
 
     needed      `desired` names it as target, start, proven, head, pin or in use; a view points to it, a
                 process has it open or mapped, or it is being downloaded: never given up
-    rollback    `desired` names it only for a rollback, likely until `Hold.until`: the latest stays longest
+    rollback    `desired` names it only for a rollback, or for an instance that may come again, likely until
+                `Hold.until`: the latest stays longest
     the rest    `desired` does not name it any more: the oldest version goes first
 
 What is not named goes anyway once its grace is over (`diff`). Under pressure, when a needed release does not
@@ -113,7 +114,7 @@ class Room:
         if not problem:
             return volumes, status(State.DOWNLOADING, header)
         if release in self._spare:
-            reason = f"is only kept for a rollback, and there is no room for it: {problem}"
+            reason = f"nothing needs it now, and there is no room for it: {problem}"
             return {}, status(State.WAITING, header, reason)
         self.short.append(release)
         if self._give_up_for(release, header):

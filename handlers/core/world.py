@@ -128,7 +128,8 @@ class NodeFacts:
     def is_selected(self, service: Service, selector: Selector | None) -> bool:
         """Whether the service wants its data here; as planned before where that cannot be told."""
         if selector is None or self.info is None:
-            return self.desired is not None and service in self.desired.services
+            before = self.desired.services.get(service) if self.desired else None
+            return before is not None and not before.idle
         return selector.takes(self.info.labels)
 
 

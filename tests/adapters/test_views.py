@@ -63,6 +63,19 @@ def test_a_fresh_view_works_through_a_root_that_is_seen_at_another_path(root: Pa
     assert elsewhere.joinpath("views", KEY, "places").resolve().is_relative_to(elsewhere)
 
 
+def test_a_release_that_goes_while_the_view_is_flipped_is_no_success(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sync takes its name away and then asks the views: it may have asked just before this one was there."""
+
+    def meanwhile(*_: object) -> None:
+        (root / "releases" / P1.channel / P1.version).rename(root / "gone")
+
+    monkeypatch.setattr("handlers.adapters.views._tidy", meanwhile)
+    with pytest.raises(Temporary, match="is not on this node"):
+        Views(root).flip(KEY, {"places": P1})
+
+
 def test_the_previous_folder_stays_until_the_next_flip(root: Path) -> None:
     views = Views(root)
 

@@ -13,6 +13,9 @@ from handlers.core.canonical import Shared
 from handlers.core.names import Channel, Service
 from tests.core.worlds import COMPLETE, NOW, PLACES, ROUTE, STREETS, Cluster, rid, texts, v
 
+A_DAY = timedelta(days=1)
+A_DAY_LATER = NOW + A_DAY
+
 
 @pytest.fixture
 def cluster() -> Cluster:
@@ -586,10 +589,11 @@ class TestHolding:
 
     def test_instance_that_moves_takes_its_data_along(self, cluster: Cluster) -> None:
         cluster.run()
-        cluster.node("n3")
-        cluster.put(keys.states("n3"), model.States(node="n3"))
+        cluster.leaves("n3")
         cluster.node("n4", COMPLETE)
         cluster.run()
+        assert cluster.held("n3") == {rid(1)}  # for an instance that may come back
+        cluster.run(now=A_DAY_LATER)
         assert cluster.held("n3") == set()
         assert cluster.held("n4") == {rid(1), rid(2)}
         assert cluster.world().services[COMPLETE].proven.nodes == ("n1", "n2", "n4")
@@ -639,13 +643,12 @@ class TestHolding:
 class TestBrake:
     def test_instances_that_vanish_everywhere_at_once_keep_their_data(self, cluster: Cluster) -> None:
         cluster.run()
-        for name in ("n1", "n2", "n3"):
-            cluster.node(name)
-            cluster.put(keys.states(name), model.States(node=name))
-        made = cluster.run()
-        assert "instances vanished on 3 nodes at once, which would drop 6 of 6 releases" in texts(made)
-        assert cluster.held() == {rid(1), rid(2)}
-        assert cluster.run().changed == ()
+        cluster.leaves("n1", "n2", "n3")
+        assert cluster.run().alarms.alarms == ()
+        made = cluster.run(now=A_DAY_LATER)
+        assert "instances vanished on 3 nodes at once, which would drop 3 of 3 releases" in texts(made)
+        assert cluster.held() == {rid(1)}
+        assert cluster.run(now=A_DAY_LATER).changed == ()
 
     def test_unsubscribing_lifts_the_brake(self, cluster: Cluster) -> None:
         self.test_instances_that_vanish_everywhere_at_once_keep_their_data(cluster)
@@ -662,18 +665,17 @@ class TestBrake:
         assert cluster.held() == {rid(1), rid(2)}
 
     def test_one_node_after_the_other_is_daily_life(self, cluster: Cluster) -> None:
-        for name in ("n1", "n2", "n3"):
-            cluster.node(name)
-            cluster.put(keys.states(name), model.States(node=name))
-            assert cluster.run().alarms.alarms == ()
+        for days, name in enumerate(("n1", "n2", "n3")):
+            cluster.leaves(name)
+            assert cluster.run(now=NOW + days * A_DAY).alarms.alarms == ()
+            assert cluster.run(now=NOW + (days + 1) * A_DAY).alarms.alarms == ()
             assert cluster.held(name) == set()
 
     def test_share_decides(self, cluster: Cluster) -> None:
         cluster.run()
-        for name in ("n1", "n2"):
-            cluster.node(name)
-            cluster.put(keys.states(name), model.States(node=name))
-        assert cluster.run(brake_share=0.7).alarms.alarms == ()
+        cluster.leaves("n1", "n2")
+        cluster.run(brake_share=0.7)
+        assert cluster.run(brake_share=0.7, now=A_DAY_LATER).alarms.alarms == ()
         assert cluster.held("n1") == set()
 
     def test_another_subscription_is_no_accident(self, cluster: Cluster) -> None:
@@ -869,13 +871,6 @@ class TestSelectedNodes:
         subscription = model.Subscription(channels={"places": PLACES}, reload="none", nodes=nodes)
         cluster.put(keys.subscription(COMPLETE), subscription)
 
-    @staticmethod
-    def empty(cluster: Cluster) -> None:
-        """The last instances go."""
-        for name in ("n1", "n2", "n3"):
-            cluster.node(name)
-            cluster.put(keys.states(name), model.States(node=name))
-
     def test_selected_node_holds_what_a_new_instance_would_begin_with(self, cluster: Cluster) -> None:
         cluster.run()
         assert cluster.held("idle") == {rid(1), rid(2)}
@@ -896,12 +891,12 @@ class TestSelectedNodes:
 
     def test_data_stays_when_the_last_instance_of_the_service_goes(self, cluster: Cluster) -> None:
         cluster.run()
-        self.empty(cluster)
+        cluster.leaves("n1", "n2", "n3")
         cluster.run()
         assert cluster.held("idle") == {rid(1), rid(2)}
 
     def test_another_selector_is_meant_and_the_brake_lets_it_pass(self, cluster: Cluster) -> None:
-        self.empty(cluster)
+        cluster.leaves("n1", "n2", "n3")
         self.select(cluster, "*")
         cluster.run()
         assert cluster.held("n2") == cluster.held("idle") == {rid(1), rid(2)}

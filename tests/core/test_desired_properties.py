@@ -197,6 +197,25 @@ def test_targets_and_starts_are_never_barred_and_are_on_the_node(cluster: Cluste
 
 
 @fast
+@given(clusters(), st.data())
+def test_what_waits_for_the_next_instance_is_on_its_node_and_nothing_comes_for_it(
+    cluster: Cluster, data: st.DataObject
+) -> None:
+    settled(cluster)
+    before = content(cluster)
+    name = data.draw(st.sampled_from([node.name for node in cluster.world().nodes.values() if node.known]))
+    cluster.leaves(name)
+    settled(cluster)
+
+    desired = cluster.desired(name)
+    assert desired.releases.keys() <= before[keys.desired(name)].releases.keys()
+    for plan in desired.services.values():
+        assert plan.idle
+        starts = {ReleaseId.of(p.channel, p.start) for p in plan.aliases.values() if p.start}
+        assert starts <= desired.releases.keys()
+
+
+@fast
 @given(clusters())
 def test_what_instances_run_can_be_read_and_meets_all_needs(cluster: Cluster) -> None:
     """Of everything that is planned, unless a header is lost: targets together, and starts together."""

@@ -101,7 +101,7 @@ def test_release_kept_for_a_rollback_is_fetched_only_where_there_is_room_for_all
     kept = replace(kept, needs={**kept.needs, Piece(rid(1), "a"): Space(50, 1)})
 
     assert [a.release for a in diff(kept).actions] == [rid(9)]
-    assert "only kept for a rollback" in diff(kept).statuses[rid(1)].reason
+    assert "nothing needs it now" in diff(kept).statuses[rid(1)].reason
     roomy = replace(kept, space={"disk": Space(150, 100)})
     assert {a.release for a in diff(roomy).actions} == {rid(1), rid(9)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from handlers.core import codec, keys, model
@@ -146,8 +146,17 @@ class Cluster(dict[str, bytes]):
         }
         self.put(states_key, model.States(node=node, instances={**old.instances, **found}))
 
-    def applied(self, node: str, generation: int, **releases: model.State) -> None:
-        self.put(keys.actual(node), model.Actual(node=node, generation=generation))
+    def leaves(self, *nodes: str) -> None:
+        """All instances there end."""
+        for name in nodes:
+            self.node(name)
+            self.put(keys.states(name), model.States(node=name))
+
+    def applied(self, node: str, generation: int, *done: ReleaseId, lacks: Iterable[ReleaseId] = ()) -> None:
+        """What sync says: these releases are complete there, those it lacks are on their way."""
+        statuses = {r: model.ReleaseStatus(state=model.State.SUCCESS) for r in done}
+        statuses |= {r: model.ReleaseStatus(state=model.State.DOWNLOADING) for r in lacks}
+        self.put(keys.actual(node), model.Actual(node=node, generation=generation, releases=statuses))
 
     def cordon(self, node: str) -> None:
         self.put(keys.cordon(node), model.Cordon(who="me"))
@@ -167,9 +176,9 @@ class Cluster(dict[str, bytes]):
     def plan(self, *, remembered: int = 0, brake_share: float = 0.5, now: datetime = NOW) -> Plan:
         return plan(self.world(), now=now, remembered=remembered, brake_share=brake_share)
 
-    def run(self, **limits: float) -> Plan:
+    def run(self, *, brake_share: float = 0.5, now: datetime = NOW) -> Plan:
         """Plan and write, as the handler does."""
-        made = self.plan(brake_share=limits.get("brake_share", 0.5))
+        made = self.plan(brake_share=brake_share, now=now)
         for key, value in writes(made):
             self[key] = value
         return made

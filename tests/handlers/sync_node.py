@@ -159,9 +159,11 @@ class Node:
         cordoned: bool = False,
         node: str = "",
         local: Iterable[Channel] = (PLACES,),
+        idle: bool = False,
     ) -> Desired:
-        """Write `desired`; `local` channels are read by services with instances here."""
-        plan = ServicePlan(aliases={f"alias{n}": AliasPlan(channel=c) for n, c in enumerate(local)})
+        """Write `desired`; `local` channels are read by services with instances here, unless `idle`."""
+        aliases = {f"alias{n}": AliasPlan(channel=c) for n, c in enumerate(local)}
+        plan = ServicePlan(aliases=aliases, idle=idle)
         desired = Desired(
             node=node or self.name,
             generation=generation,

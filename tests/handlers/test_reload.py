@@ -410,9 +410,11 @@ def test_unreadable_instances_end_nobody(fleet: Fleet) -> None:
     assert node.views.instances() == {InstanceKey.of(S, "a")}
 
 
+@pytest.mark.parametrize("idle", [False, True])
 def test_new_instances_get_their_view_while_consul_is_away(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, idle: bool
 ) -> None:
+    fleet.want(idle=idle)  # planned last when the service was scaled to zero, or with instances here
     node = fleet.node("n1", "a")
     monkeypatch.setattr("handlers.reload.PATIENCE_S", 2.0)
     fleet.fake.away = True

@@ -15,10 +15,12 @@ import pytest
 from handlers import doorbell
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Delete, Op, Source
+from handlers.adapters.volume import Volumes
 from handlers.core import codec, keys
 from handlers.core.errors import HydraError, Temporary
 from handlers.core.model import RAM, Release, State, VolumeInfo
 from handlers.core.names import Channel
+from handlers.core.version import ReleaseId
 from tests.handlers.sync_node import NODE, PLACES, Node
 from tests.servers import wait_until
 
@@ -418,11 +420,15 @@ def test_an_undesired_release_goes_after_its_grace(node: Node) -> None:
     assert not node.leftovers()
 
 
-def test_a_release_of_a_channel_without_instances_here_stays_for_hours(node: Node) -> None:
+@pytest.mark.parametrize("left", ["the node", "as idle"])
+def test_a_release_of_a_channel_without_instances_here_stays_for_hours(node: Node, left: str) -> None:
     old, new = node.publish(1), node.publish(2)
     node.desire(1, old, new)
     node.run()
-    node.desire(2, new, local=[NEWS])
+    if left == "as idle":
+        node.desire(2, new, idle=True)
+    else:
+        node.desire(2, new, local=[NEWS])
     node.run()
     node.now += 3500
     node.run()
@@ -431,6 +437,27 @@ def test_a_release_of_a_channel_without_instances_here_stays_for_hours(node: Nod
     node.now += 200
     node.run()
     assert not node.folder(old).exists()
+
+
+def test_a_release_that_an_instance_begins_with_while_it_is_being_deleted_stays(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = node.publish(1), node.publish(2)
+    node.desire(1, old, new)
+    node.run()
+    node.desire(2, new)
+    node.run()
+    node.now += 61
+    withdraw = Volumes.withdraw
+
+    def meanwhile(volumes: Volumes, release: ReleaseId) -> None:
+        node.view(release)
+        withdraw(volumes, release)
+
+    monkeypatch.setattr(Volumes, "withdraw", meanwhile)
+    node.run()
+
+    assert node.complete(old)
 
 
 def test_a_release_that_a_view_points_to_or_pointed_to_just_before_stays(node: Node) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
+from handlers.core import codec, keys
+from handlers.core.model import Desired
 from tests.kube.cluster import until
 from tests.kube.stage import V1, V2, Scene
 
 SECONDS = 10.0  # for which a pod may wait for a view of data that is on its node
-PLANNED_SECONDS = 25.0  # the same where its node has to hear of its service first: it had no pod there
 A_MOVE_S = 20.0  # of one pod, on a machine that has much else to do
 NODE_LOST_S = 16.0 + 20.0  # until the control plane here says so, and until nobody waits for it any more
 
@@ -24,6 +25,13 @@ def evicted(stage: Scene, pod: str) -> None:
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
     path = f"/api/v1/namespaces/{stage.namespace}/pods/{pod}/eviction"
     stage.cluster.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))
+
+
+def idle_nodes(stage: Scene) -> set[str]:
+    """The nodes that keep what the next pod of the service begins with, and none that has one."""
+    entries = stage.hydra.kv().list(keys.DESIRED).entries.values()
+    found = [codec.decode(Desired, entry.value, entry.key) for entry in entries]
+    return {d.node for d in found if stage.service in d.services and d.services[stage.service].idle}
 
 
 @pytest.mark.parametrize("lost", [deleted, evicted])
@@ -65,13 +73,21 @@ def test_service_scaled_to_zero_comes_back_on_its_release_and_its_views_end(
     stage.scale(2)
     stage.await_running(V1, 2)
     assert {folder: folder.stat().st_ino for folder in held} == held  # nothing was loaded again
-    assert stage.waited() < PLANNED_SECONDS
+    assert stage.waited() < SECONDS
 
 
-def test_new_pod_is_ready_within_seconds_without_planner_and_consul(scene: Callable[[str], Scene]) -> None:
-    stage = scene("alone")
+@pytest.mark.parametrize("left", [2, 0])
+def test_new_pod_is_ready_within_seconds_without_planner_and_consul(
+    scene: Callable[[str], Scene], left: int
+) -> None:
+    stage = scene(f"alone-{left}")
     stage.serve(replicas=2)
     hydra = stage.hydra
+    if not left:
+        homes = {pod["spec"]["nodeName"] for pod in stage.pods()}
+        stage.scale(0)
+        until("no state is left", lambda: not stage.states())
+        until("its nodes keep its data for the next pod", lambda: idle_nodes(stage) == homes)
 
     hydra.kubectl("scale", "deployment/hydra-planner", "--replicas=0")
     try:

@@ -112,8 +112,8 @@ class Hold(Part):
 
     `least_integrity`: what its channel demands; nothing that is protected less is fetched. None = anything.
     `crowd`: how many nodes got the order together with this one, as a power of ten, so that they do not all
-    begin in the same second. `until`: nothing needs it any more, it is kept for a rollback, which is likely
-    until then (a time for people); nodes may give it up for one that is needed. Empty = it is needed.
+    begin in the same second. `until`: nothing needs it any more, it is kept for a rollback or for the next
+    instance, which are likely until then; nodes may give it up for one that is needed. Empty = it is needed.
     `needs`: by channel the least sequence of what may be run beside it.
     """
 
@@ -157,7 +157,8 @@ class ServicePlan(Part):
     verdict ids that an operator has overruled. `waits` says why it is not yet the turn of the
     instances here, those in `goes` (last parts of their keys) excepted. Where the others are is in
     `proven/<s>`. `others`: what has another plan than `aliases`, since it says itself what it reads, by last
-    part of its key.
+    part of its key. `idle`: no instance is here any more; the next one begins with what is kept for it, also
+    while nobody plans.
     """
 
     aliases: Mapping[str, AliasPlan]
@@ -178,6 +179,7 @@ class ServicePlan(Part):
     waits: str = ""
     goes: tuple[str, ...] = ()
     others: Mapping[str, InstancePlan] = field(default_factory=dict)
+    idle: bool = False
 
     def of(self, instance: InstanceKey) -> ServicePlan:
         """The plan of one instance here."""
