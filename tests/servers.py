@@ -207,9 +207,9 @@ class S3:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path, *, versions: bool = False) -> Iterator[S3]:
-    """An S3 server with no bucket yet; `versions`: its buckets may keep versions."""
-    server, running = servers.start_s3(servers.S3Server(folder, versions=versions), program("versitygw"))
+def s3_server(folder: Path, **more: Any) -> Iterator[S3]:
+    """An S3 server with no bucket yet; `more`, as `versions=True`: see `servers.S3Server`."""
+    server, running = servers.start_s3(servers.S3Server(folder, **more), program("versitygw"))
     s3 = S3(server, running, itertools.count(1))
     try:
         yield s3

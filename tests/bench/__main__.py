@@ -19,17 +19,20 @@ FIGURES = {
     5: "reloads",
     6: "downloads",
     7: "crowd",
+    8: "unchanged",
 }
+LARGE = {8}
+"""Measured only when asked for by number."""
 
 
 def main(arguments: list[str]) -> None:
-    """Measure the figures named in `arguments` (default: all)."""
+    """Measure the figures named in `arguments` (default: all but the large ones)."""
     parser = argparse.ArgumentParser("python -m tests.bench", description=__doc__)
     parser.add_argument("figures", nargs="*", type=int, metavar="FIGURE", help=f"of {list(FIGURES)}")
     parser.add_argument("--rounds", type=int, default=5, help="of figure 6 (default: 5)")
-    parser.add_argument("--scale", type=float, default=1.0, help="of figure 6: less data, for a quick look")
+    parser.add_argument("--scale", type=float, default=1.0, help="of figures 6, 8: less data")
     options = parser.parse_args(arguments)
-    wanted = options.figures or list(FIGURES)
+    wanted = options.figures or sorted(FIGURES.keys() - LARGE)
     if unknown := set(wanted) - set(FIGURES):
         parser.error(f"no figure {unknown}; there are {list(FIGURES)}")
     _forget_environment()
@@ -38,8 +41,8 @@ def main(arguments: list[str]) -> None:
     rows: list[Row] = []
     for figure in sorted(set(wanted)):
         print(f"\nfigure {figure}: measuring; others use {machine.busy():.0%} of the processors", flush=True)
-        how = {"rounds": options.rounds, "scale": options.scale} if FIGURES[figure] == "downloads" else {}
-        findings = _measured(figure, how)
+        how = {6: {"rounds": options.rounds, "scale": options.scale}, 8: {"scale": options.scale}}
+        findings = _measured(figure, how.get(figure, {}))
         rows += findings.rows
         print("\n".join((table(findings.rows), *findings.notes)), flush=True)
     print("\n" + "\n".join(verdicts(rows)))
