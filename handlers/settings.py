@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -122,23 +123,39 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     if unknown := set(table) - known:
         raise Malformed(f"{path}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
     supervisor = table.get("supervisor", {})
+    root = Path(environ.get("HYDRA_ROOT") or table.get("root") or root)
+    kubernetes = _switch(environ.get("HYDRA_KUBERNETES", ""), table.get("kubernetes", False))
+    usual = functools.partial(_kept_for_kubelet, root) if kubernetes else lambda _: 0
     return Settings(
-        root=Path(environ.get("HYDRA_ROOT") or table.get("root") or root),
+        root=root,
         node=environ.get("HYDRA_NODE") or str(table.get("node", "")),
         config=path,
         limits=_limits(table.get("limits", {}), path),
-        volumes=parse_volumes(table.get("volumes", {}), f"{path}: volumes"),
+        volumes=parse_volumes(table.get("volumes", {}), f"{path}: volumes", usual),
         labels={str(k): str(v) for k, v in table.get("labels", {}).items()},
         supervisor_url=str(supervisor.get("url", "")),
         supervisor_include=str(supervisor.get("include", "")),
         sources=parse_sources(table.get("sources", {}), f"{path}: sources"),
         commands=_commands(table.get("commands", {}), path),
         prometheus_url=str(table.get("prometheus", {}).get("url", "")),
-        kubernetes=_switch(environ.get("HYDRA_KUBERNETES", ""), table.get("kubernetes", False)),
+        kubernetes=kubernetes,
         environment=environ.get("HYDRA_ENV", ""),
         systemd_user=bool(table.get("systemd", {}).get("user", False)),
         notify=_notify(table.get("notify", {}), path),
     )
+
+
+def _kept_for_kubelet(root: Path, volume: str) -> int:
+    """What stays free on a volume's file system where a kubelet uses it as well, in whole GiB: it evicts pods
+    below 15 % of the one that has its images.
+    """
+    from handlers.core.proposal import GIB, SHARED_RESERVE
+
+    place = root / "volumes" / volume
+    while not place.exists():  # on the first start
+        place = place.parent
+    found = os.statvfs(place)
+    return int(found.f_blocks * found.f_frsize * SHARED_RESERVE) // GIB * GIB
 
 
 def _switch(text: str, default: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from handlers.core.errors import Malformed, Usage
 from handlers.core.model import DISK, RAM, VolumeInfo
@@ -12,13 +12,21 @@ KNOWN = ("class", "budget_bytes", "reserve_bytes", "namespaces")
 _GIB = 1024**3
 
 
-def parse_volumes(table: object, where: str) -> dict[str, VolumeInfo]:
-    """The volumes by name; without any, `disk` and `ram`. Raises `Malformed` that begins with `where`."""
+def parse_volumes(
+    table: object, where: str, reserve: Callable[[str], int] = lambda _: 0
+) -> dict[str, VolumeInfo]:
+    """The volumes by name; without any, `disk` and `ram`. Raises `Malformed` that begins with `where`.
+
+    `reserve` tells bytes that stay free on a volume whose row does not say it; RAM has none then.
+    """
     if not isinstance(table, dict):
         raise Malformed(f"{where}: must be tables [volumes.NAME]")
     if not table:
-        return {"disk": VolumeInfo(cls=DISK, reserve_bytes=_GIB), "ram": VolumeInfo(cls=RAM)}
-    volumes = {name: _volume(name, row, f"{where}.{name}") for name, row in table.items()}
+        return {
+            "disk": VolumeInfo(cls=DISK, reserve_bytes=max(_GIB, reserve("disk"))),
+            "ram": VolumeInfo(cls=RAM),
+        }
+    volumes = {name: _volume(name, row, f"{where}.{name}", reserve) for name, row in table.items()}
     if not any(volume.cls == DISK for volume in volumes.values()):
         raise Malformed(
             f"{where}: none has class {DISK!r}; every node needs one, RAM is only a cache of what is on it"
@@ -28,7 +36,7 @@ def parse_volumes(table: object, where: str) -> dict[str, VolumeInfo]:
     return volumes
 
 
-def _volume(name: str, row: object, where: str) -> VolumeInfo:
+def _volume(name: str, row: object, where: str, usual: Callable[[str], int]) -> VolumeInfo:
     try:
         check_word(name, "volume")
     except Usage as e:
@@ -42,7 +50,8 @@ def _volume(name: str, row: object, where: str) -> VolumeInfo:
         raise Malformed(f"{where}: unknown {', '.join(sorted(unknown))}; known are {', '.join(KNOWN)}{more}")
     cls = _class(row.get("class"), where)
     budget = _bytes(row.get("budget_bytes", 0), f"{where}.budget_bytes")
-    reserve = _bytes(row.get("reserve_bytes", 0), f"{where}.reserve_bytes")
+    unsaid = 0 if "reserve_bytes" in row or cls == RAM else usual(name)
+    reserve = _bytes(row.get("reserve_bytes", unsaid), f"{where}.reserve_bytes")
     namespaces = _namespaces(row.get("namespaces", {}), budget, f"{where}.namespaces")
     return VolumeInfo(cls=cls, budget_bytes=budget, reserve_bytes=reserve, namespaces=namespaces)
 

@@ -35,6 +35,7 @@ RAM_MI, MEMORY_MI = 448, 300  # of each node: for datasets in RAM; the limit of 
 NODE_CONFIG = f"""
 [volumes.disk]
 class = "DISK"
+reserve_bytes = 0
 [volumes.ram]
 class = "RAM"
 budget_bytes = {RAM_MI << 20}
