@@ -185,7 +185,7 @@ class Sight:
                 else Health.UNSEEN
             )
         url = self._feeds.see(
-            f"health {case.key} {instance.incarnation}",
+            f"health {case.key} {_place(instance)}",
             lambda *_: (self._services.health(instance, self._node, [], False), 0),
             POLL_S,
         )
@@ -227,7 +227,7 @@ class Sight:
         new = release_ids(state.moving, case.aim.channels)
         old = release_ids(state.releases, {a: state.channels.get(a, c) for a, c in case.channels.items()})
         seen = self._feeds.see(
-            f"confirm {case.key} {sorted(new.items())} {case.instance.incarnation}",
+            f"confirm {case.key} {sorted(new.items())} {_place(case.instance)}",
             lambda *_: (self._services.confirmed(case.policy.confirm, case.key, case.instance, new, old), 0),
             POLL_S,
         )
@@ -246,6 +246,11 @@ class Sight:
         if track.switched_for != (state.step, track.phase):
             self._services.maintenance(case.instance, state.step is Step.DRAIN)
             track.switched_for = (state.step, track.phase)
+
+
+def _place(instance: Instance) -> str:
+    """Where an instance is asked: it may be registered anew, elsewhere, while it moves."""
+    return f"{instance.incarnation} {instance.health} {instance.address}:{instance.port}"
 
 
 def _call_of(state: InstanceState) -> object:

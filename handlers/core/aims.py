@@ -64,13 +64,17 @@ _NOTHING: Holds = {}
 class _Move(NamedTuple):
     """Where one alias is (None = it is new), where it may go now, and why it may not go further.
 
-    `comes`: it only waits for its release to be on the node.
+    `comes`: it only waits for its release to be on the node; `fills`: that is, in its RAM.
     """
 
     current: ReleaseId | None
     chosen: ReleaseId | None
     reason: str = ""
     comes: bool = False
+
+    @property
+    def fills(self) -> bool:
+        return self.comes and Reason.FILLING.told_in(self.reason)
 
     @property
     def moves(self) -> bool:
@@ -89,6 +93,9 @@ def goal(
         version = state.releases.get(alias)
         current = ReleaseId.of(state.channels.get(alias, wanted.channel), version) if version else None
         moves[alias] = _move(current, wanted, plan, verdicts, usable)
+    if any(move.fills for move in moves.values()):
+        # all that is on the node moves at once; a download may take hours, a copy into RAM does not
+        moves = {alias: move.stays("") if move.moves else move for alias, move in moves.items()}
     while (found := next(_alone(moves, plan, holds), None)) is not None:
         release, other = (_target(moves[alias].current, plan.aliases[alias]) for alias in found)
         moves[found[0]] = moves[found[0]].stays(Reason.NEEDS.say(release=release, other=other))

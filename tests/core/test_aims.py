@@ -134,6 +134,17 @@ def test_channels_that_need_nothing_of_each_other_do_not_wait() -> None:
     assert where == {"places": v(1), "streets": v(2)}
 
 
+def test_what_is_on_the_node_moves_in_one_reload_once_all_of_it_is_in_ram() -> None:
+    def usable(channel: Channel, version: Version) -> str:
+        release = ReleaseId.of(channel, version)
+        return Reason.FILLING.say(release=release) if release == rid(2, STREETS) else ""
+
+    found = goal(at(places=1, streets=1), to(places=2, streets=2), Verdicts(), usable, holds())
+
+    assert dict(found.releases) == {"places": v(1), "streets": v(1)}
+    assert found.reason == Reason.FILLING.say(release=rid(2, STREETS))
+
+
 def test_new_instance_does_not_begin_with_what_does_not_go_together() -> None:
     """A cordoned node may have one without the other."""
     found = start(to(places=2, streets=1), without(), KNOWN)

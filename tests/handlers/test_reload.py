@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,9 @@ from handlers.core.model import (
     VolumeInfo,
 )
 from handlers.core.names import Channel, InstanceKey, Service
+from handlers.core.reasons import Reason
 from handlers.core.version import ReleaseId
+from hydra_cli.dev.ports import free_port
 from tests.handlers.reload_fleet import PLACES, V1, V2, V3, Fleet, Node, S
 from tests.servers import wait_until
 
@@ -362,6 +366,46 @@ def test_the_newest_target_wins_while_draining(fleet: Fleet) -> None:
     run.join()
 
     assert node.replicas[InstanceKey.of(S, "a")].reloads == [V1, V3]
+
+
+def test_an_instance_whose_health_is_elsewhere_while_it_drains_is_asked_there(fleet: Fleet) -> None:
+    """Its check never failed, so it did not get on; nobody answers at the new place."""
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    (key,) = node.instances
+
+    def ask_at(health: str) -> None:
+        node.instances[key] = replace(node.instances[key], health=health)
+        node.discovered()
+
+    with listening() as port:
+        ask_at(f"http://127.0.0.1:{port}/healthz")
+        fleet.want(V2, deadline_s=60.0)
+        run = in_thread(node)
+        wait(lambda: node.state().reason == Reason.DRAINING.say())
+        ask_at(f"http://127.0.0.1:{free_port()}/healthz")
+        wait(lambda: node.replicas[key].reloads == [V1, V2])
+        ask_at("consul")
+        run.join()
+
+    assert node.state().step is Step.IDLE
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[int]:
+    """The port of a server that finds everything well."""
+
+    class Well(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Not a line per request."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Well) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
 
 
 def test_a_target_that_is_taken_back_while_draining_needs_no_reload(fleet: Fleet) -> None:
