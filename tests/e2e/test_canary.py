@@ -9,7 +9,7 @@ import pytest
 from handlers.core import keys
 from handlers.core.model import Rollout
 from tests import servers
-from tests.e2e.scene import V1, V2, V3, Scene, until
+from tests.e2e.scene import V1, V2, V3, V4, Scene, until
 from tests.prometheus import prometheus
 
 pytestmark = pytest.mark.timeout(300)
@@ -160,6 +160,45 @@ def test_prometheus_that_scrapes_the_replicas_lets_good_canaries_pass_and_bad_on
             assert moved_to(scene, V3) == 1
         finally:
             config.write_text(before)
+
+
+def test_canary_is_compared_with_those_that_have_not_moved_a_command_judges_and_a_pin_beats_both(
+    scene: Scene,
+) -> None:
+    begin(scene)
+    config, bad = scene.cluster.planner_config, scene.gate("bad")
+    before = config.read_text()
+    config.write_text(f'{before}\n[commands]\njudge = ["test", "!", "-e", "{bad}"]\n')
+    try:
+        many = ("--drain-time", "0s", "--check-time", "1m")  # one bad look ends it
+        scene.subscribe(*CANARY, *many, "--check-compare", "2")
+        scene.publish(V2, errors=0.04)
+        until("there is a verdict", lambda: scene.release(V2) in scene.verdicts().releases)
+        verdict = scene.verdicts().releases[scene.release(V2)]
+        assert verdict.verdict == "bad"
+        assert "errors is 0.04, 0.01 where nobody has moved" in verdict.reason
+        scene.await_running(V1)
+        assert moved_to(scene, V2) == 1
+
+        scene.hydra("pin", scene.channel, V2, "--reason", "that is good enough")
+        scene.await_running(V2)
+        assert scene.verdicts().releases[scene.release(V2)].verdict == "bad"
+
+        judge = (*CANARY, "--drain-time", "0s", "--check", "command:judge", "--check-compare", "0")
+        scene.subscribe(*judge)
+        scene.publish(V3)
+        scene.hydra("unpin", scene.channel)
+        scene.await_running(V3)
+        assert scene.verdicts().releases[scene.release(V3)].verdict == "good"
+        bad.touch()
+        scene.publish(V4)
+        until("there is a verdict", lambda: scene.release(V4) in scene.verdicts().releases)
+        verdict = scene.verdicts().releases[scene.release(V4)]
+        assert (verdict.verdict, "command judge ended with 1" in verdict.reason) == ("bad", True)
+        scene.await_running(V3)
+        assert moved_to(scene, V4) == 1
+    finally:
+        config.write_text(before)
 
 
 def test_abort_sends_the_canary_back(scene: Scene) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import pytest
 
 from handlers.core.model import Ready, Step
-from tests.e2e.scene import V1, V2, Scene, until
+from tests.e2e.scene import V1, V2, V3, Scene, until
 
 pytestmark = pytest.mark.timeout(300)
 VERSION_FIELD = "http://:/version#version"
@@ -129,3 +130,10 @@ def test_replica_of_several_channels_moves_to_all_of_them_in_one_flip(scene: Sce
     until("it moved to both", lambda: scene.releases(replica) == {"data": V2, "more": V2})
     number = int(str(flips).strip("."))
     assert str((replica.view / "..data").readlink()) == f"..{number + 1}"
+    scene.hydra("rollout", "pause", scene.service)
+    for each in (scene, other):
+        each.publish(V3)
+        until("it is there", partial(each.holds, "n1", V3))  # but not in RAM, which keeps what it has
+    scene.hydra("rollout", "resume", scene.service)
+    until("it moved to both", lambda: scene.releases(replica) == {"data": V3, "more": V3})
+    assert str((replica.view / "..data").readlink()) == f"..{number + 2}"
