@@ -52,6 +52,11 @@ class Documents:
         self._dead = dead
         return [events.Dead(at, dead)]
 
+    def wanted(self, raw: bytes) -> frozenset[str]:
+        """The versions that a node's `desired` names."""
+        releases = codec.decode(Desired, raw, keys.DESIRED).releases
+        return frozenset(str(r.version) for r in releases if r.channel == self._channel)
+
     def _nodes(self, at: float, now: Entries, agents: frozenset[str]) -> Iterator[Event]:
         names = {keys.rest(keys.NODES, key)[0] for key in now if key.startswith(keys.NODES)}
         self._without_alive = frozenset(name for name in names if keys.alive(name) not in now)
@@ -77,10 +82,6 @@ class Documents:
         elif entry.key == keys.slots(self._service):
             slots = codec.decode(Slots, entry.value, entry.key)
             yield events.Slots(at, frozenset(slot.instance for slot in slots.out.values()))
-        elif entry.key.startswith(keys.DESIRED):
-            desired = codec.decode(Desired, entry.value, entry.key)
-            versions = (r.version for r in desired.releases if r.channel == self._channel)
-            yield events.Wanted(at, desired.node, frozenset(map(str, versions)))
 
     def _reported(self, at: float, states: States) -> Event:
         own = [state for state in states.instances.values() if state.service == self._service]

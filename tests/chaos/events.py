@@ -128,7 +128,7 @@ class Bad(Event):
 
 @dataclass(frozen=True)
 class Wanted(Event):
-    """The versions that `desired/<node>` names."""
+    """The versions that `desired/<node>` names as the node has taken it over: it may be cut off."""
 
     node: str
     versions: frozenset[str]

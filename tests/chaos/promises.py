@@ -141,8 +141,9 @@ class NoWayBackWithoutOrder(_Promise):
 
 
 class NothingNeededDeleted(_Promise):
-    """No release leaves a disk while a view there points to it or `desired` names it, nor the KV while it is
-    head, pinned, or run by an instance. Whoever wipes a disk or restores the KV is not Hydra."""
+    """No release leaves a disk while a view there points to it or what the node has taken over names it, nor
+    the KV while it is head, pinned, or run by an instance. Whoever wipes a disk or restores the KV is not
+    Hydra."""
 
     name = "nothing needed is deleted"
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Consul, Entry
 from handlers.core import keys
 from handlers.core.errors import HydraError
@@ -43,6 +44,8 @@ class Recorder:
         self._documents = Documents(channel, service)
         self._eyes: dict[str, tuple[Replica, Eye]] = {}
         self._held: dict[str, frozenset[str]] = {}
+        self._desired: dict[str, bytes | None] = {}
+        self._wanted: dict[str, frozenset[str]] = {}
         self._viewed: dict[str, str] = {}
         self._dead_agents: frozenset[str] = frozenset()
         self._epoch = time.time() - time.monotonic()
@@ -149,11 +152,21 @@ class Recorder:
                     self._viewed[replica.id] = version
                     found.append(events.Viewed(at, replica.id, replica.node, version))
             for node, root in self._roots.items():
-                held = self._complete(root)
-                if held != self._held.get(node):
-                    self._held[node] = held
-                    found.append(events.Held(at, node, held))
+                found += self._disk(at, node, root)
             self._add(found)
+
+    def _disk(self, at: float, node: str, root: Path) -> list[Event]:
+        """What a node holds and has taken over, if that is new; what is wanted before and after counts."""
+        held, before = self._complete(root), self._wanted.get(node, frozenset())
+        raw = LocalState(root).read("desired")
+        if raw != self._desired.get(node):
+            self._desired[node], self._wanted[node] = raw, self._documents.wanted(raw) if raw else before
+        wanted = self._wanted.get(node, before)
+        found: list[Event] = [events.Wanted(at, node, before & wanted)] if wanted != before else []
+        if held != self._held.get(node):
+            self._held[node] = held
+            found.append(events.Held(at, node, held))
+        return [*found, events.Wanted(at, node, wanted)] if wanted != before else found
 
     def _view(self, replica: Replica) -> str:
         """The version that the view points to; the release need not be there."""

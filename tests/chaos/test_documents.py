@@ -48,7 +48,6 @@ def test_all_that_counts_becomes_events_in_order_of_the_index() -> None:
     )
     verdict = Verdict(id="1", verdict="halted", reason="", node="n1", instance="i1")
     out = {"n1.i1": SlotEntry(node="n1", instance="i1", incarnation="7")}
-    holds = {ID: Hold(digest="", sequence=3)}
     now = entries(
         (keys.info("n1"), b"{}"),
         (keys.release(CHANNEL, V1), codec.encode(release)),
@@ -56,12 +55,11 @@ def test_all_that_counts_becomes_events_in_order_of_the_index() -> None:
         (keys.subscription(SERVICE), codec.encode(Subscription(max_unavailable="25%"))),
         states(5),
         (keys.slots(SERVICE), codec.encode(Slots(out=out))),
-        (keys.desired("n1"), codec.encode(Desired(node="n1", generation=1, releases=holds))),
         (keys.channel_pin(CHANNEL), f" {V1}\n".encode()),
         (keys.verdicts(SERVICE), codec.encode(Verdicts(releases={ID: verdict}))),
     )
 
-    dead, known, head, budget, reported, slots, wanted, pinned, bad = Documents(CHANNEL, SERVICE).changes(
+    dead, known, head, budget, reported, slots, pinned, bad = Documents(CHANNEL, SERVICE).changes(
         1.0, {}, now, frozenset()
     )
 
@@ -73,7 +71,6 @@ def test_all_that_counts_becomes_events_in_order_of_the_index() -> None:
     instance = events.Instance(incarnation="7", release=V1)
     assert reported == events.Reported(1.0, "n1", 5, {"i1": instance})
     assert slots == events.Slots(1.0, frozenset({"i1"}))
-    assert wanted == events.Wanted(1.0, "n1", frozenset({V1}))
     assert (pinned, bad) == (events.Pinned(1.0, frozenset({V1})), events.Bad(1.0, frozenset({V1})))
 
 
@@ -89,3 +86,11 @@ def test_only_what_changed_is_told() -> None:
     assert (reported.sequence, reported.instances["i1"].state) == (6, "draining")
     assert documents.dead(3.0, frozenset({"n1"})) == [events.Dead(3.0, frozenset({"n1"}))]
     assert documents.dead(4.0, frozenset({"n1"})) == []
+
+
+def test_releases_of_other_channels_are_not_among_what_a_node_is_to_hold() -> None:
+    other = ReleaseId.of(Channel("dev/other/data"), V1)
+    holds = {ID: Hold(digest="", sequence=3), other: Hold(digest="", sequence=1)}
+    desired = Desired(node="n1", generation=1, releases=holds)
+
+    assert Documents(CHANNEL, SERVICE).wanted(codec.encode(desired)) == {V1}
