@@ -83,8 +83,11 @@ class Services:
 
         Raises `Temporary` and `Denied`: what cannot be read must not look like a service without instances.
         """
+        # "near" keeps the agent from answering by a stream of its own, which it takes up again only minutes
+        # after a long outage: until then it would have nothing new to tell (agent/rpcclient/health/health.go)
+        asked = {"consistent": "", "near": "_agent"}
         rows, index = self._consul.get_json(
-            f"health/service/{consul_name}", {"consistent": ""}, after=after, wait_s=wait_s
+            f"health/service/{consul_name}", asked, after=after, wait_s=wait_s
         )
         return (rows or []), index
 
