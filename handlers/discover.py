@@ -25,7 +25,7 @@ from handlers.context import Context, agent_name
 from handlers.core import codec, keys
 from handlers.core.acceptance import RECOVER
 from handlers.core.discovery import Discovery, Reading, Registered, discover
-from handlers.core.errors import Conflict, HydraError, Malformed
+from handlers.core.errors import Conflict, HydraError, Malformed, Temporary
 from handlers.core.model import Desired, Instance, Instances, NodeInfo, count
 from handlers.core.names import InstanceKey
 from handlers.podwatch import PodReader, PodReading
@@ -73,6 +73,8 @@ def _pods(ctx: Context, ring: Callable[[], None]) -> PodReader:
     from handlers.adapters.mirror import Mirror
     from handlers.adapters.pods import Api, Query, pods_of
     from handlers.adapters.views import Views
+    from handlers.home import Home
+    from handlers.nodedesk import NodeDesk
     from handlers.poddesk import PodDesk
     from handlers.podwatch import PodWatch, keep_looking
 
@@ -84,6 +86,9 @@ def _pods(ctx: Context, ring: Callable[[], None]) -> PodReader:
     watch = PodWatch(api, pods, node, Views(ctx.settings.root), ctx.settings.environment, ring)
     keep_looking("pods", watch.look)
     keep_looking("errands", PodDesk(api, pods, Errands(ctx.local)).look)
+    if ctx.settings.marks:
+        home = Home(ctx.settings.root, ctx.local)
+        keep_looking("node", NodeDesk(api, node, home, ctx.settings.marks).look)
     return watch
 
 
@@ -136,12 +141,17 @@ class Discoverer:
         before = self._known or self._remembered(world.node)
         after = discover(before, world.reading, self._clock(), self._ctx.settings.limits.drop_after_s)
         document = self._take(after, (*world.alarms, *after.alarms))
+        info = codec.encode(self._info(world.node))
+        is_new = keys.info(self._ctx.node) not in world.node.entries
+        if is_new:
+            self._write(keys.info(self._ctx.node), info, world.node)  # first: or it is planned without labels
         if self._pods and self._pods.reading().lost:
             self._alive.end()  # others would wait for pods here that nobody sends traffic to
         elif stranger := self._alive.hold(world.node.entries.get(keys.alive(self._ctx.node)), self._agent):
             return stranger
         self._write(keys.instances(self._ctx.node), document, world.node)
-        self._write(keys.info(self._ctx.node), codec.encode(self._info(world.node)), world.node)
+        if not is_new:
+            self._write(keys.info(self._ctx.node), info, world.node)
         return f"knows {count(len(after.instances), 'instance')}, {len(after.missing)} of them missing"
 
     def _take(self, after: Discovery, alarms: tuple[str, ...]) -> bytes:
@@ -279,9 +289,14 @@ class Discoverer:
         )
 
     def _labels(self, node: Listing) -> Mapping[str, str]:
-        """Those of the configuration and of the Kubernetes node; while that cannot be seen, as before."""
+        """Those of the configuration and of the Kubernetes node; while that cannot be seen, as before.
+
+        Raises `Temporary` where it was never seen: a node without its labels would be planned as another one.
+        """
         there: Mapping[str, str] | None = self._pods.reading().labels if self._pods else {}
         entry = node.entries.get(keys.info(self._ctx.node))
+        if there is None and entry is None:
+            raise Temporary(f"the Kubernetes node {self._ctx.node} cannot be seen yet")
         if there is None and entry is not None:
             with contextlib.suppress(Malformed):
                 there = codec.decode(NodeInfo, entry.value, entry.key).labels

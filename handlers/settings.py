@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers.core.errors import Malformed
+from handlers.core.marks import Wanted
 from handlers.core.model import VolumeInfo
 from handlers.core.source_table import SourceTable
 from handlers.core.source_table import parse as parse_sources
@@ -74,7 +75,7 @@ class Settings:
     """What a process on a node knows about itself. `node` may be empty: then the agent's node name counts.
 
     `kubernetes`: instances are pods, and `node` is the name of the Kubernetes node. `environment` is that of
-    pods and workloads that name none.
+    pods and workloads that name none, `marks` what is to be written on that node.
     """
 
     root: Path
@@ -90,13 +91,14 @@ class Settings:
     prometheus_url: str = ""
     kubernetes: bool = False
     environment: str = ""
+    marks: Wanted = field(default_factory=Wanted)
     systemd_user: bool = False
     notify: Notify = Notify()
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read `HYDRA_ROOT`, `HYDRA_NODE`, `HYDRA_KUBERNETES`, `HYDRA_ENV`, `HYDRA_CONFIG` and the file that it
-    names.
+    """Read `HYDRA_ROOT`, `HYDRA_NODE`, `HYDRA_KUBERNETES`, `HYDRA_STARTUP_TAINT`, `HYDRA_FILLED_LABELS`,
+    `HYDRA_ENV`, `HYDRA_CONFIG` and the file that it names.
 
     A missing default file is fine, a missing named one is `Malformed`.
     """
@@ -140,6 +142,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         prometheus_url=str(table.get("prometheus", {}).get("url", "")),
         kubernetes=kubernetes,
         environment=environ.get("HYDRA_ENV", ""),
+        marks=Wanted.parse(environ.get("HYDRA_STARTUP_TAINT", ""), environ.get("HYDRA_FILLED_LABELS", "")),
         systemd_user=bool(table.get("systemd", {}).get("user", False)),
         notify=_notify(table.get("notify", {}), path),
     )

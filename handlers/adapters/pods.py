@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handlers.core.errors import Conflict, Denied, HydraError, Temporary
+from handlers.core.marks import Change
 from handlers.core.pods import CONSUMER, DATA_READY
 
 CONNECT_S, ANSWER_S = 5.0, 15.0
 WATCH_S = 60  # of one watch; a dead connection is noticed this late at the latest
 _MERGE = "application/strategic-merge-patch+json"
+_REPLACE = "application/merge-patch+json"  # lists whole
 Json = Mapping[str, Any]
 
 
@@ -121,6 +123,13 @@ class Api:
         path = f"{collection('v1', 'pods', namespace)}/{pod}/status"
         with contextlib.suppress(NotThere, Conflict):
             self._json("PATCH", path, {}, body, _MERGE)
+
+    def mark(self, node: str, version: str, change: Change) -> None:
+        """Change labels and taints of a node that is still of this version; raises `Conflict` otherwise."""
+        body: dict[str, Any] = {"metadata": {"resourceVersion": version, "labels": dict(change.labels)}}
+        if change.taints is not None:
+            body["spec"] = {"taints": list(change.taints)}
+        self._json("PATCH", f"{collection('v1', 'nodes')}/{node}", {}, body, _REPLACE)
 
     def say(self, about: About, kind: str, reason: str, text: str) -> None:
         """An Event on an object, for `kubectl describe`; `kind` is Normal or Warning."""

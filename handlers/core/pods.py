@@ -27,6 +27,7 @@ DATA_READY = f"{PREFIX}data-ready"
 ENVIRONMENT, NAMESPACE, SERVICE, PORT, READS = (
     f"{PREFIX}{word}" for word in ("environment", "namespace", "service", "port", "reads")
 )
+FILLED, NOT_FILLED = f"{PREFIX}filled-", f"{PREFIX}not-filled"  # labels and a taint of nodes (`core.marks`)
 HEALTH = "kubernetes"  # of an instance whose node's discover tells whether it is in service
 
 # Labels of a Kubernetes node that tell where it is; with those of PREFIX they are labels of Hydra's node.
@@ -241,9 +242,11 @@ def node_is_ready(value: Json) -> bool:
 def labels_of(nodes: Iterable[Json]) -> dict[str, str] | None:
     """The labels of a Kubernetes node that subscriptions may name; None where it is not there.
 
-    The others may be hundreds, which every plan would have to read for every node.
+    The others may be hundreds, which every plan would have to read for every node; and what Hydra wrote there
+    itself follows from what was planned.
     """
     labels = next(((value.get("metadata") or {}).get("labels") or {} for value in nodes), None)
     if labels is None:
         return None
-    return {name: text for name, text in labels.items() if name in PLACES or name.startswith(PREFIX)}
+    ours = {name for name in labels if name.startswith(PREFIX) and not name.startswith(FILLED)}
+    return {name: text for name, text in labels.items() if name in PLACES or name in ours}

@@ -457,6 +457,22 @@ class Pods:
         return PodReading(instances={}, labels=self.labels)
 
 
+def test_node_is_announced_with_its_labels_before_anything_else_and_not_without_them(
+    machine: Machine,
+) -> None:
+    """Planned without them it would be one that needs no data, and its startup taint would go."""
+    pods = machine.discoverer._pods = Pods(None)
+    with pytest.raises(Temporary, match="cannot be seen yet"):
+        machine.discoverer.converge()
+    assert not machine.consul.kv().list(keys.node(NODE)).entries
+
+    pods.labels = {"topology.kubernetes.io/zone": "b"}
+    machine.discoverer.converge()
+    entries = machine.consul.kv().list(keys.node(NODE)).entries
+    indexes = [entries[key(NODE)].index for key in (keys.info, keys.alive, keys.instances)]
+    assert indexes == sorted(indexes)
+
+
 def test_labels_of_the_kubernetes_node_stay_while_it_cannot_be_seen(machine: Machine) -> None:
     def labels() -> dict[str, str]:
         machine.discoverer.converge()

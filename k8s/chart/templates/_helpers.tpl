@@ -44,6 +44,11 @@ securityContext:
 {{- end -}}
 {{- end }}
 
+{{- /* Not empty where Hydra is to write on nodes. */ -}}
+{{- define "hydra.marks" -}}
+{{- if or .Values.node.startupTaint .Values.node.filledLabels }}true{{ end -}}
+{{- end }}
+
 {{- define "hydra.environment" -}}
 - {name: HYDRA_KUBERNETES, value: "1"}
 - {name: HYDRA_ENV, value: {{ .Values.environment | quote }}}
