@@ -184,6 +184,9 @@ def _findings(cases: Sequence[Case], *, judged: bool) -> Findings:
                 Row(6, f"{case.what}: {client}", [used.wall_s for used in case.used[client]], "s")
             )
     found.notes += [_cost(case) for case in cases]
+    for row, case in [(row, case) for case in cases for row in found.rows if row.missed]:
+        if row.what.startswith(f"{case.what}: "):
+            found.notes.append(bound(row, case))
     return found
 
 
@@ -200,6 +203,23 @@ def _ratios(case: Case, aim: float | None) -> list[Row]:
         Row(6, f"{case.what}: hydra / s5cmd, both synced", safe, "x", aim=aim, counts="median"),
         Row(6, f"{case.what}: hydra / s5cmd, which syncs nothing", bare, "x"),
     ]
+
+
+def bound(row: Row, case: Case) -> str:
+    """What bounds Hydra where it missed its aim, as a sentence: processors, or what it waits for.
+
+    Client and server share the processors, so half of them is all that a client gets.
+    """
+    cores = os.cpu_count() or 1
+    shares = {
+        client: median([used.cpu_s / used.wall_s for used in case.used[client]]) for client in (HYDRA, S5CMD)
+    }
+    waits = "the server" if case.target == "RAM" else "the server and the disk"
+    why = "the processors" if shares[HYDRA] > cores / 2 else f"waiting for {waits}"
+    return (
+        f"(6) {case.what}: {row.result / (row.aim or 1) - 1:.0%} above the aim; {why} bound it: "
+        f"hydra kept {shares[HYDRA]:.1f} of {cores} busy, s5cmd {shares[S5CMD]:.1f}."
+    )
 
 
 def _cost(case: Case) -> str:
