@@ -20,7 +20,7 @@ from handlers.adapters.views import Views
 from handlers.core.errors import HydraError, Timeout
 from handlers.core.model import Instance
 from handlers.core.names import Channel, InstanceKey, Service
-from handlers.core.policy import parse_confirm, parse_reload
+from handlers.core.policy import parse_confirm, parse_reload, parse_warm_up
 from handlers.core.version import ReleaseId, Version
 from hydra_cli.dev.ports import free_port
 from tests import servers
@@ -340,6 +340,26 @@ def test_a_listing_that_may_not_be_seen_is_an_error(consul_acl: servers.Consul, 
 
     with pytest.raises(HydraError):
         Services(blind, tmp_path).listing("hidden")
+
+
+def test_warm_up_by_a_command_knows_its_instance_and_fails_with_what_it_said(tmp_path: Path) -> None:
+    program = "import os; open(os.environ['HYDRA_VIEW'], 'w').write(os.environ['HYDRA_ADDRESS'])"
+    commands = {
+        "warm": (sys.executable, "-c", program),
+        "cold": (sys.executable, "-c", "raise SystemExit('still cold')"),
+    }
+    services = Services(FakeKV(), tmp_path, commands=commands)
+    instance = Instance(service=S, id="api-1", incarnation="1", address="127.0.0.1", port=8080)
+    view = tmp_path / "views" / KEY
+    view.parent.mkdir(parents=True)
+
+    services.warm_up(parse_warm_up("command:warm"), KEY, instance, 30.0)
+
+    assert view.read_text() == "127.0.0.1:8080"
+    with pytest.raises(HydraError, match="command cold ended with 1: still cold"):
+        services.warm_up(parse_warm_up("command:cold"), KEY, instance, 30.0)
+    with pytest.raises(HydraError, match="unknown"):
+        services.warm_up(parse_warm_up("command:unknown"), KEY, instance, 30.0)
 
 
 @pytest.mark.parametrize("health", ["kubernetes", "consul"])

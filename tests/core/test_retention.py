@@ -310,6 +310,16 @@ class TestTraces:
         assert set(removal.keys) == set(sorted(old)[:5])
 
 
+def test_who_served_what_is_known_of_every_moment_of_thirty_days(cluster: Cluster) -> None:
+    """The newest record that began before them tells of their beginning."""
+    days = {n: keys.served(COMPLETE, Version.of(NOW - timedelta(days=n))) for n in (90, 60, 31, 29, 1)}
+
+    found = decide(cluster, audit=(*days.values(), keys.served(COMPLETE)))
+
+    (removal,) = [r for r in found.removals if r.object.startswith("audit/")]
+    assert set(removal.keys) == {days[90], days[60]}
+
+
 @settings(max_examples=100)
 @given(clusters())
 def test_what_plan_says_does_not_change_when_retain_ran(cluster: Cluster) -> None:

@@ -136,6 +136,32 @@ def test_beat_touches_the_file_and_an_old_file_is_stale(node: Node) -> None:
     assert pulse.read(node.root) == "fresh"
 
 
+@pytest.mark.parametrize(
+    ("line", "age_s", "well"),
+    [
+        ("fresh", 0, True),
+        ("away Consul does not answer; what is here stays as it is", 0, True),
+        ("stale watch-desired does not run", 0, False),
+        ("fresh", OLDEST_S + 5, False),
+        ("", 0, False),  # there is no file
+    ],
+)
+def test_command_of_the_readme_lets_a_probe_see_it(
+    tmp_path: Path, line: str, age_s: float, well: bool
+) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (command,) = [row for row in text.splitlines() if row.startswith("[ -n") and "$HYDRA_ROOT/fresh" in row]
+    if line:
+        (tmp_path / "fresh").write_text(f"{line}\n")
+        os.utime(tmp_path / "fresh", (time.time() - age_s,) * 2)
+
+    ended = subprocess.run(
+        ["sh", "-c", command], env={**os.environ, "HYDRA_ROOT": str(tmp_path)}, stderr=subprocess.DEVNULL
+    )
+
+    assert (ended.returncode == 0) == well
+
+
 def test_supervisord_that_does_not_answer_is_named(tmp_path: Path) -> None:
     node = Node(tmp_path, f"unix://{tmp_path}/nothing")
 
