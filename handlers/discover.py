@@ -13,26 +13,19 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
-from zlib import crc32
 
 from handlers import log, pulse
-from handlers.adapters.ledger import Ledger
-from handlers.adapters.ports import Cas, Entry, Listing
+from handlers.adapters.ports import Cas, Listing
 from handlers.alive import Alive
 from handlers.context import Context, agent_name
 from handlers.core import codec, keys
-from handlers.core.acceptance import RECOVER
-from handlers.core.discovery import Discovery, Reading, Registered, discover
+from handlers.core.discovery import Discovery, discover
 from handlers.core.errors import Conflict, HydraError, Malformed, Temporary
-from handlers.core.model import Desired, Instance, Instances, NodeInfo, count
-from handlers.core.names import InstanceKey
-from handlers.podwatch import PodReader, PodReading
+from handlers.core.model import Instances, NodeInfo, count
+from handlers.podwatch import PodReader
+from handlers.registers import RETRY_S, Registers
 from handlers.runner import Runner, command
 
-LONGEST_BLOCK_S = 60.0
-RETRY_S = 2.0
 _INSTANCES, _NODE = "instances", "discovered-node"
 
 
@@ -40,7 +33,7 @@ def run(ctx: Context) -> str:
     """Keep the node's documents true until the process is ended; does not return."""
     ring = threading.Event()
     node = Discoverer(ctx, pods=_pods(ctx, ring.set) if ctx.settings.kubernetes else None)
-    for read in (node.block_on_catalog, node.block_on_node, node.block_on_meta, node.block_on_pulse):
+    for read in node.registers.blocks:
         threading.Thread(target=_listen, args=(read, ring), name=read.__name__, daemon=True).start()
     said = ""
     while True:
@@ -92,15 +85,6 @@ def _pods(ctx: Context, ring: Callable[[], None]) -> PodReader:
     return watch
 
 
-@dataclass(frozen=True)
-class _World:
-    """One look at the KV and the catalog."""
-
-    reading: Reading
-    node: Listing
-    alarms: tuple[str, ...]
-
-
 class Discoverer:
     """The state of one running `discover`: what it knows of the instances, and its session."""
 
@@ -112,9 +96,8 @@ class Discoverer:
         reloader: Runner | None = None,
     ) -> None:
         self._ctx, self._kv, self._local, self._clock = ctx, ctx.kv, ctx.local, clock
-        self._pods, self._reloader = pods, reloader or Runner(("reload",), command)
+        self.registers, self._reloader = Registers(ctx, pods), reloader or Runner(("reload",), command)
         self._alive = Alive(ctx.kv, ctx.local, ctx.node, ctx.settings.limits.alive_ttl_s)
-        self._agent = ""
         self._known: Discovery | None = None
         self._versions: Mapping[str, str] = {}
         self._warned: tuple[str, ...] = ()
@@ -126,32 +109,31 @@ class Discoverer:
         except Conflict as e:
             return f"lost a race and reads again ({e})", 0.1
         except HydraError as e:
-            self._agent = ""  # when it answers again it may be another version, or have another name
+            self.registers.agent = ""  # when it answers again it may be another version, or have another name
             self._without_consul()
             return f"cannot go on now, nothing is dropped meanwhile: {e}", RETRY_S
         return sentence, self._next_s()
 
     def converge(self) -> str:
         """Read everything, write what differs; the sentence for the log."""
-        if not self._agent:
+        if not self.registers.agent:
             self._start()
         if self._kv.get(keys.META)[0] is None:
             return "waits for `hydra init` or a snapshot: the KV has no meta, so it is new or was wiped"
-        world = self._read()
-        before = self._known or self._remembered(world.node)
-        after = discover(before, world.reading, self._clock(), self._ctx.settings.limits.drop_after_s)
-        document = self._take(after, (*world.alarms, *after.alarms))
-        info = codec.encode(self._info(world.node))
-        is_new = keys.info(self._ctx.node) not in world.node.entries
-        if is_new:
-            self._write(keys.info(self._ctx.node), info, world.node)  # first: or it is planned without labels
-        if self._pods and self._pods.reading().lost:
+        seen = self.registers.read()
+        before, there = self._known or self._remembered(seen.node), seen.node.entries
+        after = discover(before, seen.reading, self._clock(), self._ctx.settings.limits.drop_after_s)
+        document = self._take(after, (*seen.alarms, *after.alarms))
+        info_key, info = keys.info(self._ctx.node), codec.encode(self._info(seen.node))
+        if info_key not in there:
+            self._write(info_key, info, seen.node)  # first: or the node is planned without its labels
+        if self.registers.lost:
             self._alive.end()  # others would wait for pods here that nobody sends traffic to
-        elif stranger := self._alive.hold(world.node.entries.get(keys.alive(self._ctx.node)), self._agent):
+        elif stranger := self._alive.hold(there.get(keys.alive(self._ctx.node)), self.registers.agent):
             return stranger
-        self._write(keys.instances(self._ctx.node), document, world.node)
-        if not is_new:
-            self._write(keys.info(self._ctx.node), info, world.node)
+        self._write(keys.instances(self._ctx.node), document, seen.node)
+        if info_key in there:
+            self._write(info_key, info, seen.node)
         return f"knows {count(len(after.instances), 'instance')}, {len(after.missing)} of them missing"
 
     def _take(self, after: Discovery, alarms: tuple[str, ...]) -> bytes:
@@ -165,46 +147,11 @@ class Discoverer:
     def _without_consul(self) -> None:
         """What can be seen all the same, of pods and at the node's own agent: a new one gets its view."""
         before = self._known or self._remembered(Listing({}, 0))
-        pods = self._pods.reading() if self._pods else PodReading(instances={})
-        reading = Reading(
-            catalog=None,
-            agent_ids=None,
-            by_hand=None,
-            pods=pods.instances,
-            ended=pods.ended,
-            agent=self._of_agent(),
-        )
+        reading = self.registers.read_without_consul()
         after = discover(before, reading, self._clock(), self._ctx.settings.limits.drop_after_s)
         if after.instances.keys() != before.instances.keys():
             self._take(after, after.alarms)
             self._reloader.start()  # no watch of Consul's will
-
-    def _of_agent(self) -> tuple[Registered, ...]:
-        """The services of the node's own agent, which answers while all servers are away."""
-        with contextlib.suppress(HydraError):
-            mine, _ = self._kv.get_json("agent/services")
-            return _rows({"Node": {"Node": self._ctx.node}, "Services": list((mine or {}).values())}) or ()
-        return ()
-
-    # --- what the listening threads block on ---
-
-    def block_on_catalog(self, after: int) -> int:
-        """The index of this node's services in the catalog, once it is another one than `after`."""
-        return self._kv.get_json(self._services_path(), after=after, wait_s=LONGEST_BLOCK_S)[1]
-
-    def block_on_node(self, after: int) -> int:
-        """The same for everything below `nodes/<node>/`: registrations come, `alive` goes."""
-        return self._kv.list(keys.node(self._ctx.node), after=after, wait_s=LONGEST_BLOCK_S).index
-
-    def block_on_meta(self, after: int) -> int:
-        """The same for `meta`."""
-        return self._kv.get(keys.META, after=after, wait_s=LONGEST_BLOCK_S)[1]
-
-    def block_on_pulse(self, after: int) -> int:
-        """A number that changes with what `<root>/fresh` says; looks at the file every few seconds."""
-        while (found := crc32(pulse.read(self._ctx.settings.root).encode())) == after:
-            time.sleep(RETRY_S)
-        return found
 
     # --- reading ---
 
@@ -217,7 +164,7 @@ class Discoverer:
         if before and before != self._ctx.node:
             self._leave(before)
         self._local.write(_NODE, self._ctx.node.encode())
-        self._agent = name
+        self.registers.agent = name
 
     def _leave(self, before: str) -> None:
         """End the old name's being alive; its documents are for an operator to remove."""
@@ -228,35 +175,6 @@ class Discoverer:
             node=self._ctx.node,
         )
         self._alive.end()
-
-    def _read(self) -> _World:
-        """Everything at once; raises rather than leave something out."""
-        node = self._kv.list(keys.node(self._ctx.node))
-        catalog, _ = self._kv.get_json(self._services_path(), {"consistent": ""})
-        mine, _ = self._kv.get_json("agent/services")
-        by_hand, alarms = _by_hand(node.entries.get(keys.registrations(self._ctx.node)))
-        if self._is_behind():
-            by_hand, alarms = None, (f"the KV is behind this node, and no instance is dropped; {RECOVER}",)
-        ids = None if mine is None else frozenset(mine)
-        pods = self._pods.reading() if self._pods else PodReading(instances={})
-        reading = Reading(
-            catalog=_rows(catalog), agent_ids=ids, by_hand=by_hand, pods=pods.instances, ended=pods.ended
-        )
-        return _World(reading, node, (*alarms, *pods.alarms))
-
-    def _is_behind(self) -> bool:
-        """Whether the KV was restored, wiped or exchanged: what operators registered may be missing in it."""
-        applied = Ledger(self._local, self._ctx.settings.limits.retry_s).generation()
-        if not applied:
-            return False
-        key = keys.desired(self._ctx.node)
-        entry, _ = self._kv.get(key)
-        with contextlib.suppress(Malformed):  # sync says so
-            return entry is None or codec.decode(Desired, entry.value, key).generation < applied
-        return True
-
-    def _services_path(self) -> str:
-        return f"catalog/node-services/{self._agent or agent_name(self._kv, self._local)}"
 
     def _remembered(self, node: Listing) -> Discovery:
         """What the run before knew: from the disk, or where that was emptied, from the KV."""
@@ -281,7 +199,7 @@ class Discoverer:
     def _info(self, node: Listing) -> NodeInfo:
         return NodeInfo(
             node=self._ctx.node,
-            consul_node=self._agent,
+            consul_node=self.registers.agent,
             volumes=self._ctx.settings.volumes,
             labels=self._labels(node),
             versions=self._versions,
@@ -293,7 +211,7 @@ class Discoverer:
 
         Raises `Temporary` where it was never seen: a node without its labels would be planned as another one.
         """
-        there: Mapping[str, str] | None = self._pods.reading().labels if self._pods else {}
+        there: Mapping[str, str] | None = self.registers.pods.reading().labels if self.registers.pods else {}
         entry = node.entries.get(keys.info(self._ctx.node))
         if there is None and entry is None:
             raise Temporary(f"the Kubernetes node {self._ctx.node} cannot be seen yet")
@@ -317,35 +235,6 @@ class Discoverer:
         missing = self._known.missing.values() if self._known else ()
         due = [since + limits.drop_after_s - self._clock() for since in missing]
         return max(0.1, min([limits.alive_ttl_s / 3, *due]))
-
-
-def _by_hand(entry: Entry | None) -> tuple[Mapping[InstanceKey, Instance] | None, tuple[str, ...]]:
-    """What operators registered, and alarms; None where it does not parse: then all stays as it is."""
-    if entry is None:
-        return {}, ()
-    try:
-        return codec.decode(Instances, entry.value, entry.key).instances, ()
-    except Malformed as e:
-        return None, (f"{e}; until it is mended no instance of this node is dropped",)
-
-
-def _rows(answer: Any) -> tuple[Registered, ...] | None:
-    """The services in an answer of `catalog/node-services`; None when the catalog does not know the node."""
-    if not answer or not answer.get("Node"):
-        return None
-    address = str(answer["Node"].get("Address", ""))
-    return tuple(
-        Registered(
-            id=row["ID"],
-            name=row["Service"],
-            address=row.get("Address") or address,
-            port=row.get("Port", 0),
-            incarnation=str(row.get("CreateIndex") or ""),
-            meta=row.get("Meta") or {},
-        )
-        for row in answer.get("Services") or ()
-        if not row.get("Kind")  # a sidecar proxy inherits the meta of its service
-    )
 
 
 def _own_version() -> dict[str, str]:

@@ -365,7 +365,7 @@ def test_policy_of_the_role_node_is_enough(consul_acl: Consul, tmp_path: Path) -
 
     assert "knows 1 instance" in machine.discoverer.converge()
     assert alive(machine)
-    for block in (machine.discoverer.block_on_catalog, machine.discoverer.block_on_node):
+    for block in (machine.discoverer.registers.block_on_catalog, machine.discoverer.registers.block_on_node):
         assert block(0) > 0
     planner = consul_acl.token_for(render("planner", node=NODE))
     for secret, scope in ((token, "node"), (planner, "cluster")):
@@ -461,7 +461,7 @@ def test_node_is_announced_with_its_labels_before_anything_else_and_not_without_
     machine: Machine,
 ) -> None:
     """Planned without them it would be one that needs no data, and its startup taint would go."""
-    pods = machine.discoverer._pods = Pods(None)
+    pods = machine.discoverer.registers.pods = Pods(None)
     with pytest.raises(Temporary, match="cannot be seen yet"):
         machine.discoverer.converge()
     assert not machine.consul.kv().list(keys.node(NODE)).entries
@@ -478,7 +478,7 @@ def test_labels_of_the_kubernetes_node_stay_while_it_cannot_be_seen(machine: Mac
         machine.discoverer.converge()
         return dict(codec.decode(NodeInfo, machine.read(keys.info(NODE)) or b"", "info").labels)
 
-    pods = machine.discoverer._pods = Pods({"topology.kubernetes.io/zone": "b"})
+    pods = machine.discoverer.registers.pods = Pods({"topology.kubernetes.io/zone": "b"})
     assert labels() == {"topology.kubernetes.io/zone": "b"}
     pods.labels = None
     assert labels() == {"topology.kubernetes.io/zone": "b"}
