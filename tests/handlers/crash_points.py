@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from handlers import sync
+from handlers.adapters.survey import Survey
 from handlers.core.model import State
 from handlers.core.version import ReleaseId
 from tests.handlers.sync_node import Node
@@ -81,6 +83,13 @@ def right_at_once_and_in_the_end(root: Path) -> None:
     change_and_check(root)
 
 
+def alone(folder: Path) -> None:
+    """Let `sync` see no other processes: it would look at all of this machine before it deletes anything."""
+    folder.mkdir()
+    (folder / "self").symlink_to("/proc/self")
+    setattr(sync, Survey.__name__, functools.partial(Survey, proc=folder))
+
+
 def die_before(write: int) -> None:
     """End this process right before the given write, counted from 1, without any clean-up."""
     lock, count = threading.Lock(), [0]
@@ -120,6 +129,7 @@ def _end(work: Callable[[], object]) -> NoReturn:
 def main(folder: Path) -> int:
     """Try all points; the number of them."""
     ready = folder / "ready"
+    alone(folder / "proc")
     assert in_child(lambda: settle(ready)) == 0
     for write in range(1, 10_000):
         root = folder / f"at-{write}"
