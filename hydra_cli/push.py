@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import click
@@ -62,9 +63,8 @@ def push(context: Context, what: Path, to: str, version: Version | None, streams
     """
     target = _target(to, version or Version.of(context.now()))
     files = files_of(what, target.source)
-    objects, uploads = context.objects(context.env), context.uploads(context.env)
     try:
-        sent = _push(context, objects, uploads, target, files, streams)
+        sent = _Push(context, target, files, streams).run()
     except (Temporary, SourceNotReady, KeyboardInterrupt):
         context.screen.note(f"not complete: the same command with --version {target.version} goes on")
         raise
@@ -82,71 +82,77 @@ def push(context: Context, what: Path, to: str, version: Version | None, streams
     context.screen.show(Said(target.version, fields))
 
 
-def _push(
-    context: Context,
-    objects: Objects,
-    uploads: Uploads,
-    target: Target,
-    files: Sequence[Local],
-    streams: int,
-) -> list[Sent]:
-    """Announce that a push goes on, send what is missing, describe it; one push of a version at a time."""
-    if manifest_at(objects, target.manifest) is None:
-        _jobs(objects, target.source, files, may_replace=False)  # refuses what is in the way before a write
-    turn = Turn(objects, uploads, target.manifest, context.who, context.stamp())
-    before = turn.take(context.screen.note)
-    if before and before.complete:
-        return _again(context, objects, uploads, target, files, streams, before)
-    with turn.held() as check:
-        jobs = _jobs(objects, target.source, files, may_replace=before is not None)
-        sent = _send(context, uploads, target, jobs, streams, check)
-        turn.finish(_described(context, sent))
-    return sent
+@dataclass(frozen=True)
+class _Push:
+    """One push of `files` to `target`: announce that it goes on, send what is missing, describe it."""
 
+    context: Context
+    target: Target
+    files: Sequence[Local]
+    streams: int
 
-def _again(
-    context: Context,
-    objects: Objects,
-    uploads: Uploads,
-    target: Target,
-    files: Sequence[Local],
-    streams: int,
-    before: Pushed,
-) -> list[Sent]:
-    """Push what was pushed to its end: only what was lost since is sent."""
-    if {(f.path, f.size) for f in before.files} != {(f.path, f.size) for f in files}:
-        raise _pushed_already(target)
-    seen = objects.head(target.manifest)
-    jobs = _jobs(objects, target.source, files, may_replace=False)
-    sent = _send(context, uploads, target, jobs, streams, lambda: None)
-    if [f.check for f in before.files] != [one.file.check for one in sent]:
-        raise _pushed_already(target)
-    if before.files != tuple(one.file for one in sent):
-        raw = pushed.seal(_described(context, sent))
-        uploads.write(target.manifest, raw, crc64nvme(raw), over=seen.etag)
-    return sent
+    @cached_property
+    def objects(self) -> Objects:
+        return self.context.objects(self.context.env)
 
+    @cached_property
+    def uploads(self) -> Uploads:
+        return self.context.uploads(self.context.env)
 
-def _send(
-    context: Context,
-    uploads: Uploads,
-    target: Target,
-    jobs: Sequence[Job],
-    streams: int,
-    check: Callable[[], None],
-) -> list[Sent]:
-    """Send with a progress bar; `check` may end it whenever something has moved."""
-    with progress(context.screen, f"push {target.version}", sum(job.local.size for job in jobs)) as step:
+    def run(self) -> list[Sent]:
+        """What is at the target now, and what of it was sent; one push of a version at a time."""
+        if manifest_at(self.objects, self.target.manifest) is None:
+            self._jobs(may_replace=False)  # refuses what is in the way before a write
+        who, when = self.context.who, self.context.stamp()
+        turn = Turn(self.objects, self.uploads, self.target.manifest, who, when)
+        before = turn.take(self.context.screen.note)
+        if before and before.complete:
+            return self._again(before)
+        with turn.held() as check:
+            sent = self._send(self._jobs(may_replace=before is not None), check)
+            turn.finish(self._described(sent))
+        return sent
 
-        def moved(count: int) -> None:
-            check()
-            step(count)
+    def _again(self, before: Pushed) -> list[Sent]:
+        """Push what was pushed to its end: only what was lost since is sent."""
+        if {(f.path, f.size) for f in before.files} != {(f.path, f.size) for f in self.files}:
+            raise _pushed_already(self.target)
+        seen = self.objects.head(self.target.manifest)
+        sent = self._send(self._jobs(may_replace=False), lambda: None)
+        if [f.check for f in before.files] != [one.file.check for one in sent]:
+            raise _pushed_already(self.target)
+        if before.files != tuple(one.file for one in sent):
+            raw = pushed.seal(self._described(sent))
+            self.uploads.write(self.target.manifest, raw, crc64nvme(raw), over=seen.etag)
+        return sent
 
-        return Sender(uploads, streams=streams, moved=moved).send(jobs)
+    def _jobs(self, *, may_replace: bool) -> list[Job]:
+        """What goes where; raises `Conflict` where something is in the way that this push does not have."""
+        source = self.target.source
+        there = _there(self.objects, source)
+        wanted = {source.object_of(local.path): local for local in self.files}
+        foreign = sorted(there.keys() - {to.key for to in wanted})
+        if foreign:
+            raise Conflict(
+                f"{source} has {count(len(foreign), 'object')} that this push does not have: "
+                f"{pushed.shown(foreign)}; delete them there, or push a new version"
+            )
+        return [Job(local, to, there.get(to.key), may_replace) for to, local in wanted.items()]
 
+    def _send(self, jobs: Sequence[Job], check: Callable[[], None]) -> list[Sent]:
+        """Send with a progress bar; `check` may end it whenever something has moved."""
+        total = sum(job.local.size for job in jobs)
+        with progress(self.context.screen, f"push {self.target.version}", total) as step:
 
-def _described(context: Context, sent: Sequence[Sent]) -> Pushed:
-    return Pushed(files=tuple(one.file for one in sent), who=context.who, when=context.stamp())
+            def moved(count: int) -> None:
+                check()
+                step(count)
+
+            return Sender(self.uploads, streams=self.streams, moved=moved).send(jobs)
+
+    def _described(self, sent: Sequence[Sent]) -> Pushed:
+        who, when = self.context.who, self.context.stamp()
+        return Pushed(files=tuple(one.file for one in sent), who=who, when=when)
 
 
 def _pushed_already(target: Target) -> Conflict:
@@ -154,19 +160,6 @@ def _pushed_already(target: Target) -> Conflict:
         f"{target.source} was pushed already with other content (see {target.manifest}): what was pushed "
         "never changes; push it as a new version"
     )
-
-
-def _jobs(objects: Objects, source: Source, files: Sequence[Local], may_replace: bool) -> list[Job]:
-    """What goes where; raises `Conflict` where something is in the way that this push does not have."""
-    there = _there(objects, source)
-    wanted = {source.object_of(local.path): local for local in files}
-    foreign = sorted(there.keys() - {to.key for to in wanted})
-    if foreign:
-        raise Conflict(
-            f"{source} has {count(len(foreign), 'object')} that this push does not have: "
-            f"{pushed.shown(foreign)}; delete them there, or push a new version"
-        )
-    return [Job(local, to, there.get(to.key), may_replace) for to, local in wanted.items()]
 
 
 def _there(objects: Objects, source: Source) -> dict[str, ObjectInfo]:

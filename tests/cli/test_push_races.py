@@ -49,12 +49,12 @@ def rival(bench: Bench, tmp_path: Path, s3: S3) -> Bench:
 
 def once_at(point: str, act: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Do it once when a push comes to a point; that push goes on afterwards."""
-    module, name = {
-        "before the first object": (push_command, "_send"),
+    owner, name = {
+        "before the first object": (push_command._Push, "_send"),
         "while it reads the first object": (send, "_bytes"),
-        "before the manifest": (push_command, "_described"),
+        "before the manifest": (push_command._Push, "_described"),
     }[point]
-    real, done = getattr(module, name), list[bool]()
+    real, done = getattr(owner, name), list[bool]()
 
     def hooked(*args: Any, **more: Any) -> Any:
         if not done:
@@ -62,7 +62,7 @@ def once_at(point: str, act: Callable[[], Any], monkeypatch: pytest.MonkeyPatch)
             act()
         return real(*args, **more)
 
-    monkeypatch.setattr(module, name, hooked)
+    monkeypatch.setattr(owner, name, hooked)
 
 
 def assert_whole(bench: Bench, bodies: dict[str, bytes]) -> None:
