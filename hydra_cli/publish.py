@@ -186,12 +186,7 @@ def publish(
 
     Data may lie on s3://, https:// and file://; gs:// and az:// are experimental.
     """
-    if wait and stage:
-        raise Usage("--stage lets nobody move to it, so there is nothing that --wait could wait for")
-    if wait and dry_run:
-        raise Usage("--dry-run publishes nothing that --wait could wait for")
-    if digest and dry_run:
-        raise Usage("--dry-run writes nothing, and --digest would write a manifest object beside the data")
+    refuse_contradictions(wait=wait, stage=stage, dry_run=dry_run, digest=digest)
     channel = channel_named(context, named, release)
     said = data_template.load(template)
     wanted = Wanted(
@@ -219,13 +214,29 @@ def publish(
         publish_space.refuse(fits)
     result, prepared = announce(kv, objects, wanted, prepared)
     done = _message(prepared, result, fetches, fits)
-    if done.result == "unchanged" and done.before != done.header.version:
-        again = f"`hydra channel set-head {channel} {done.header.version}` announces it again"
-        context.screen.note(f"the head is {done.before or 'missing'}, not this release; {again}")
+    note_other_head(context, done)
     if not wait:
         context.screen.show(done)
         return 0
     return see_taken_over(context, kv, done, timeout)
+
+
+def refuse_contradictions(*, wait: bool, stage: bool, dry_run: bool, digest: bool) -> None:
+    """Raise `Usage` for options that make no sense together."""
+    if wait and stage:
+        raise Usage("--stage lets nobody move to it, so there is nothing that --wait could wait for")
+    if wait and dry_run:
+        raise Usage("--dry-run publishes nothing that --wait could wait for")
+    if digest and dry_run:
+        raise Usage("--dry-run writes nothing, and --digest would write a manifest object beside the data")
+
+
+def note_other_head(context: Context, done: Published) -> None:
+    """What was published already may not be what the channel's head names now."""
+    header = done.header
+    if done.result == "unchanged" and done.before != header.version:
+        again = f"`hydra channel set-head {header.channel} {header.version}` announces it again"
+        context.screen.note(f"the head is {done.before or 'missing'}, not this release; {again}")
 
 
 def channel_named(context: Context, named: str, release: str) -> Channel:

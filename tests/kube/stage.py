@@ -82,6 +82,7 @@ class Installed:
                 "resources": {"requests": {"cpu": "10m"}},
                 "memoryLimitMi": MEMORY_MI,
                 "maxUnavailable": 1,
+                "startupTaint": True,
             },
             "planner": {"resources": {"requests": {"cpu": "10m"}}},
         }

@@ -9,6 +9,7 @@ import pytest
 
 from handlers.core import codec, keys
 from handlers.core.model import Desired
+from handlers.core.pods import NOT_FILLED
 from tests.kube.cluster import until
 from tests.kube.stage import V1, V2, Scene
 
@@ -100,6 +101,22 @@ def test_new_pod_is_ready_within_seconds_without_planner_and_consul(
         hydra.kubectl("scale", "deployment/hydra-planner", "--replicas=2")
         hydra.await_rollout()
     stage.await_running(V1, 4)
+
+
+def test_startup_taint_goes_from_a_node_that_has_its_data(scene: Callable[[str], Scene]) -> None:
+    stage = scene("tainted")
+    stage.serve(replicas=1)
+    (name,) = (pod["spec"]["nodeName"] for pod in stage.pods())
+
+    def taints() -> set[str]:
+        return {taint["key"] for taint in stage.cluster.get("node", name)["spec"].get("taints", [])}
+
+    stage.cluster.kubectl("taint", "node", name, f"{NOT_FILLED}=:NoSchedule", "mine=:PreferNoSchedule")
+    try:
+        until("Hydra takes its own one off", lambda: taints() == {"mine"})
+    finally:
+        stage.cluster.kubectl("taint", "node", name, f"{NOT_FILLED}-", "mine-", check=False)
+    assert len(stage.ready_pods()) == 1
 
 
 def test_node_whose_kubelet_is_silent_holds_no_rollout(scene: Callable[[str], Scene]) -> None:
