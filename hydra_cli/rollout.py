@@ -13,7 +13,7 @@ from handlers.core.errors import EXIT_PENDING, Usage
 from handlers.core.model import Control, Verdicts
 from handlers.core.names import Service
 from handlers.core.version import ReleaseId
-from hydra_cli import service_views
+from hydra_cli import one_service
 from hydra_cli.change import Edit, document
 from hydra_cli.context import Context
 from hydra_cli.options import WRITES, command, group
@@ -42,7 +42,7 @@ hydra rollout status prod/search/completion --detailed-exitcode
 def status(context: Context, name: str, detailed_exitcode: bool) -> int:
     """Show how far a service's instances are: who is out, what each one does, why moves stop."""
     service = context.service(name)
-    one = service_views.of(load(context.kv(service.env), *EVERYTHING), service, context.now())
+    one = one_service.of(load(context.kv(service.env), *EVERYTHING), service, context.now())
     if one.facts.subscription is None:
         raise Usage(f"service {service} is not subscribed to any channel")
     context.screen.show(ServiceView(one, context.now()))
@@ -135,7 +135,7 @@ def promote(context: Context, name: str, release: str | None, reason: str) -> No
 
 def _moving(context: Context, service: Service) -> list[ReleaseId]:
     """The targets that not every live instance runs."""
-    one = service_views.of(load(context.kv(service.env), *EVERYTHING), service, context.now())
+    one = one_service.of(load(context.kv(service.env), *EVERYTHING), service, context.now())
     channels = one.facts.subscription.channels if one.facts.subscription else {}
     found = [
         ReleaseId.of(channels[alias], version)

@@ -16,16 +16,17 @@ from handlers.core.errors import EXIT_PENDING, Usage
 from handlers.core.model import Alarm, Ready, State
 from handlers.core.names import Channel, Service
 from handlers.core.world import ChannelFacts, NodeFacts, Replica, World
-from hydra_cli import fetching, service_views
+from hydra_cli import fetching, one_service
 from hydra_cli.channel_views import OneChannel, head_cell, head_of, readers_of, summary
 from hydra_cli.context import Context, Named, Node, object_name
 from hydra_cli.feed import Feed
 from hydra_cli.fetching import Lists
 from hydra_cli.integrity_views import level_cell, unprotected, weakest_of
 from hydra_cli.node_views import OneNode, node_data, node_table
+from hydra_cli.one_service import OneService
 from hydra_cli.options import command
 from hydra_cli.output import Block, Cell, Line, Message, Screen, Table, Tone, ago
-from hydra_cli.service_views import OneService, ServiceView, service_data, service_table
+from hydra_cli.service_views import ServiceView, service_data, service_table
 
 WATCHED = (*EVERYTHING, keys.ALARMS, keys.META)
 _LONGEST_LOOK_S = 5.0  # ages and speeds move on without a change
@@ -102,7 +103,7 @@ class Status:
 
 def of(world: World, now: datetime, to_fetch: Mapping[str, int]) -> Status:
     """The status of everything in `world`; `to_fetch`: bytes by node."""
-    services = service_views.subscribed(world, now)
+    services = one_service.subscribed(world, now)
     nodes = [facts for _, facts in sorted(world.nodes.items())]
     return Status(
         troubles=_troubles(world, services, nodes),
@@ -196,7 +197,7 @@ def _one(world: World, named: Named, now: datetime) -> Message:
     if isinstance(named, Channel):
         return OneChannel(world.channels[named], readers_of(world, named), now)
     if isinstance(named, Service):
-        return ServiceView(service_views.of(world, named, now), now)
+        return ServiceView(one_service.of(world, named, now), now)
     node = world.node(named)
     assert node is not None
     return OneNode(node)

@@ -6,8 +6,9 @@ import click
 
 from handlers.adapters.snapshot import EVERYTHING, load
 from hydra_cli.context import Context
+from hydra_cli.one_service import find
 from hydra_cli.options import command
-from hydra_cli.service_views import ServiceView, find
+from hydra_cli.service_views import ServiceView
 
 
 @command("view", examples="""

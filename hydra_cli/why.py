@@ -14,9 +14,9 @@ from handlers.core.reasons import Reason
 from handlers.core.why import why as reason_of
 from handlers.core.world import Replica
 from hydra_cli.context import Context
+from hydra_cli.one_service import find
 from hydra_cli.options import command
 from hydra_cli.output import Block, Line, Tone
-from hydra_cli.service_views import find
 
 _WELL = (Reason.SETTLED, Reason.PINNED, Reason.BARRED, Reason.PASSED)
 
