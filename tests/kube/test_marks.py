@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +12,23 @@ from typing import Any
 import pytest
 import yaml
 
+from handlers.adapters.local import LocalState
 from handlers.adapters.pods import Api
+from handlers.adapters.ports import Set
+from handlers.core import codec, keys
 from handlers.core.errors import Conflict, HydraError
 from handlers.core.marks import Change
+from handlers.core.model import AliasPlan, Desired, Hold, Meta, ServicePlan
+from handlers.core.names import Service
 from handlers.core.pods import FILLED, NOT_FILLED
+from tests import servers
+from tests.core.worlds import PLACES, rid, v
 from tests.kube import documents
 from tests.kube.cluster import until
 from tests.kube.control import ControlPlane
 from tests.kube.test_manifests import EMBEDDED, rendered
 
+READER = Service("prod/search/reader")
 LABEL = f"{FILLED}reader"
 TAINT = {"key": NOT_FILLED, "effect": "NoSchedule"}
 OTHER = {"key": "gpu", "value": "yes", "effect": "NoSchedule"}
@@ -60,13 +71,19 @@ def token(control: ControlPlane) -> str:
 
 
 @pytest.fixture
-def api(control: ControlPlane, token: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Api:
-    """The adapter in that pod."""
+def kubeconfig(control: ControlPlane, token: str, tmp_path: Path) -> Path:
+    """Of somebody in that pod."""
     own = yaml.safe_load(control.kubeconfig.read_text())
     server = own["clusters"][0]["cluster"]["server"]
     file = tmp_path / "kubeconfig"
     file.write_text(documents.kubeconfig(server, control.folder / "pki", token))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+    return file
+
+
+@pytest.fixture
+def api(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
+    """The adapter in that pod."""
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
     return Api({})
 
 
@@ -112,6 +129,49 @@ def test_whoever_takes_over_a_node_pod_can_do_nothing_else_to_nodes(
         return ""
 
     assert said in until("the policy is in force", refusal, 30)
+
+
+def test_discover_marks_its_node_once_the_data_is_there(
+    control: ControlPlane, kubeconfig: Path, consul: servers.Consul, tmp_path: Path
+) -> None:
+    control.kubectl("taint", "node", "n1", f"{NOT_FILLED}=:NoSchedule", "--overwrite")
+    root, release = tmp_path / "root", rid(1)
+    plan = ServicePlan(aliases={"places": AliasPlan(channel=PLACES, target=v(1), start=v(1))})
+    holds = {release: Hold(digest="d", sequence=1)}
+    desired = Desired(node="n1", generation=1, releases=holds, services={READER: plan})
+    LocalState(root).write("desired", codec.encode(desired))
+    environ = consul.environment() | {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "KUBECONFIG": str(kubeconfig),
+        "HYDRA_ROOT": str(root),
+        "HYDRA_NODE": "n1",
+        "HYDRA_KUBERNETES": "1",
+        "HYDRA_STARTUP_TAINT": "1",
+        "HYDRA_FILLED_LABELS": f"reader={READER}",
+    }
+
+    def marks() -> tuple[bool, str]:
+        found = of(control, "n1")
+        tainted = any(taint["key"] == NOT_FILLED for taint in found["spec"]["taints"])
+        return tainted, found["metadata"]["labels"].get(LABEL, "")
+
+    with (tmp_path / "log").open("w") as log:
+        words = [sys.executable, "-I", "-m", "handlers.main", "discover"]
+        process = subprocess.Popen(words, env=environ, stderr=log)
+    try:
+        key = keys.info("n1")
+        consul.kv().txn([Set(keys.META, codec.encode(Meta(environments=("prod",))))])
+        until("its node is announced", lambda: consul.kv().get(key)[0])
+        assert marks() == (True, "")
+
+        (root / "releases" / release.channel / release.version).mkdir(parents=True)
+        until("it says that its data is here", lambda: marks() == (False, "true"))
+        (root / "releases" / release.channel / release.version).rmdir()
+        until("it says that it is gone", lambda: marks() == (False, ""))
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def test_without_them_hydra_may_only_look_at_nodes(tmp_path: Path) -> None:
