@@ -22,7 +22,7 @@ import socket
 import ssl
 import subprocess
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -41,6 +41,7 @@ API_PORT = 6443
 API = f"https://{HOST}:{API_PORT}"
 SERVICES, PODS = "10.79.0.0/24", "10.78.0.0/16"
 TOKEN = "admin-of-a-test"
+GROUPS = {"endpointslices": "apis/discovery.k8s.io/v1"}  # where the API has those that are not at its core
 PRIVATE = (  # folders that each node has for itself
     "/run",
     "/var/lib/kubelet",
@@ -291,7 +292,7 @@ class Cluster:
         """kube-apiserver alone, also again; returns when it is ready."""
         words = documents.api_server(self.folder / "pki", HOST, SERVICES, f"http://{HOST}:2379", TOKEN)
         self.programs.start("kube-apiserver", program("kube-apiserver"), *words)
-        until("the API server is ready", lambda: self._get("/readyz") == "ok")
+        until("the API server is ready", self._is_up)
 
     def restart_api_server(self) -> None:
         """Kill it, and start it again; returns when it is ready."""
@@ -320,6 +321,12 @@ class Cluster:
         """`kubectl get … -o json`, read."""
         return json.loads(self.kubectl("get", *words, "-o", "json"))
 
+    def items(self, kind: str, namespace: str = "", *, labels: str = "", fields: str = "") -> list[Any]:
+        """All objects of a kind. Not by kubectl, whose start costs more than an answer: tests ask often."""
+        place = f"/namespaces/{namespace}" if namespace else ""
+        query = urllib.parse.urlencode({"labelSelector": labels, "fieldSelector": fields})
+        return list(json.loads(self._ask(f"/{GROUPS.get(kind, 'api/v1')}{place}/{kind}?{query}"))["items"])
+
     def apply(self, *objects: Mapping[str, Any]) -> None:
         """Let these objects be there, as the server sees them."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
@@ -334,19 +341,23 @@ class Cluster:
         texts = [self.programs.last_words(), *(node.programs.last_words() for node in self.nodes.values())]
         return "\n".join(texts)
 
-    def _get(self, path: str) -> str:
-        request = urllib.request.Request(API + path, headers={"Authorization": f"Bearer {TOKEN}"})
+    def _is_up(self) -> bool:
         try:
-            with urllib.request.urlopen(request, context=self._trust(), timeout=5) as answer:
-                return str(answer.read().decode())
-        except (urllib.error.URLError, OSError):
-            return ""
+            return self._ask("/readyz") == "ok"
+        except OSError:
+            return False
+
+    def _ask(self, path: str) -> str:
+        """What the API server answers to an administrator; raises `OSError`."""
+        request = urllib.request.Request(API + path, headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, context=self._trust(), timeout=30) as answer:
+            return str(answer.read().decode())
 
     def _trust(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.folder / "pki" / "ca.crt"))
 
     def _all_ready(self) -> bool:
-        rows = self.get("nodes")["items"]
+        rows = self.items("nodes")
         ready = [c["status"] for row in rows for c in row["status"]["conditions"] if c["type"] == "Ready"]
         return len(rows) == len(self.nodes) and ready == ["True"] * len(rows)
 

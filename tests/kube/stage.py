@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers.core import codec, keys
-from handlers.core.model import InstanceState, States, Step, Subscription, Verdicts
+from handlers.core.model import InstanceState, NodeInfo, States, Step, Subscription, Verdicts
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.pods import CONSUMER, DATA_READY, PREFIX, Json
 from handlers.core.version import Version
@@ -49,7 +49,7 @@ CONFINED_POD: Json = {"runAsNonRoot": True, "runAsUser": 65534, "seccompProfile"
 CONFINED_CONTAINER: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 HYDRA_COMMAND = (sys.executable, "-I", "-m", "hydra_cli.main")
 HERE = Path(__file__).resolve().parent  # of the programs that run in pods and in a node's namespaces
-HYDRA_PODS = ("daemonset/hydra-node", "deployment/hydra-planner")
+NODES, PLANNERS = HYDRA_PODS = ("daemonset/hydra-node", "deployment/hydra-planner")
 _numbers = itertools.count(1)
 
 
@@ -60,6 +60,7 @@ class Installed:
         self.cluster, self.namespace = cluster, namespace
         self.key, self.secret = "hydra", secrets.token_hex(16)
         self.s3 = f"http://{HOST}:{S3_PORT}"
+        self.image = HYDRA
 
     def helm(self, *words: str, check: bool = True) -> str:
         """The real helm, on this cluster."""
@@ -68,7 +69,7 @@ class Installed:
 
     def values(self) -> dict[str, Any]:
         """What an administrator would write into a file."""
-        repository, _, tag = HYDRA.rpartition(":")
+        repository, _, tag = self.image.rpartition(":")
         return {
             "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
             "environment": ENVIRONMENT,
@@ -90,17 +91,20 @@ class Installed:
     def install(self) -> None:
         """The S3 server, its credentials, the chart; returns when all of it is there."""
         self._start_s3()
-        self.cluster.apply(
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}},
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": "hydra-s3", "namespace": self.namespace},
-                "stringData": {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret},
-            },
-        )
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}
+        self.cluster.apply(namespace, self.sealed("hydra-s3", self.keys_of_s3))
         self.upgrade()
         self.await_rollout()
+
+    @property
+    def keys_of_s3(self) -> dict[str, str]:
+        """For whoever reads and writes there."""
+        return {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+
+    def sealed(self, name: str, content: Json) -> dict[str, Any]:
+        """A Secret beside Hydra."""
+        meta = {"name": name, "namespace": self.namespace}
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": content}
 
     def await_rollout(self) -> None:
         """Wait until Hydra's own pods are all there, of their newest kind, and Ready."""
@@ -114,14 +118,24 @@ class Installed:
         chart = str(ROOT / "k8s" / "chart")
         self.helm("upgrade", "--install", "hydra", chart, "-n", self.namespace, "-f", str(file))
 
+    def replace(self, what: str, image: str) -> None:
+        """Let those of Hydra's pods run another image, as an upgrade does that has come so far."""
+        self.kubectl("set", "image", what, f"*={image}")
+
+    def versions(self) -> set[str]:
+        """The versions of Hydra that nodes say they run."""
+        kv = self.kv()
+        entries = [kv.get(keys.info(node))[0] for node in self.cluster.nodes]
+        infos = [codec.decode(NodeInfo, entry.value, entry.key) for entry in entries if entry]
+        return {info.versions["hydra"] for info in infos}
+
     def kubectl(self, *words: str) -> str:
         return self.cluster.kubectl("-n", self.namespace, *words)
 
     def pod(self, component: str, node: str = "") -> dict[str, Any]:
         """One of Hydra's own pods: `node` on a node, `planner`, `consul`."""
-        where = ("--field-selector", f"spec.nodeName={node}") if node else ()
-        label = f"app.kubernetes.io/component={component}"
-        pods = self.cluster.get("pods", "-n", self.namespace, "-l", label, *where)["items"]
+        fields, label = f"spec.nodeName={node}" if node else "", f"app.kubernetes.io/component={component}"
+        pods = self.cluster.items("pods", self.namespace, labels=label, fields=fields)
         return dict(next(pod for pod in pods if "deletionTimestamp" not in pod["metadata"]))
 
     @contextlib.contextmanager
@@ -160,13 +174,12 @@ class Installed:
 
     def consul(self) -> dict[str, str]:
         """How the embedded Consul is reached from this machine, which knows the way to pods."""
-        pod = self.cluster.get("pod", "hydra-consul-0", "-n", self.namespace)
+        (pod,) = self.cluster.items("pods", self.namespace, fields="metadata.name=hydra-consul-0")
         return {"CONSUL_HTTP_ADDR": f"http://{pod['status']['podIP']}:8500"}
 
     def environ(self) -> dict[str, str]:
         """For `hydra` on this machine: Consul, and S3 with credentials."""
-        keys_of_s3 = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
-        return {**self.consul(), **keys_of_s3, "AWS_ENDPOINT_URL": self.s3, "AWS_REGION": "us-east-1"}
+        return {**self.consul(), **self.keys_of_s3, "AWS_ENDPOINT_URL": self.s3, "AWS_REGION": "us-east-1"}
 
     def hydra(self, *words: str, code: int = 0) -> str:
         """Run a command of a person; what it says on stdout."""
@@ -259,11 +272,12 @@ class Scene:
     def __init__(self, hydra: Installed, name: str) -> None:
         self.hydra, self.cluster = hydra, hydra.cluster
         self.namespace = f"{name}-{next(_numbers)}"
-        self.name = "reader"
+        self.name, self.kind = "reader", "Deployment"
         self.service = Service(f"{ENVIRONMENT}/{self.namespace}/{self.name}")
         self.channel = Channel(f"{ENVIRONMENT}/{self.namespace}/data")
         self.words: list[str] = []  # more for the command of the service's pods
         self.notes: dict[str, str] = {}  # annotations of the pods' template
+        self.place: dict[str, str] = {}  # labels of the nodes that its pods may be on
         self.gate = True  # whether pods have the readiness gate, or else a probe that reads the state file
         self.confined = False  # whether the namespace allows what is `restricted` only
         hydra.s3_client().create_bucket(Bucket=self.namespace)
@@ -298,17 +312,28 @@ class Scene:
 
     # --- the service
 
-    def deployment(self, replicas: int, **settings: str) -> dict[str, Any]:
-        """The Deployment of the documents' example, with this test's program; `settings` are annotations."""
+    def workload(self, replicas: int, **settings: str) -> dict[str, Any]:
+        """The Deployment of the documents' example, or one of the other kinds, with this test's program;
+        `settings` are annotations. A DaemonSet has as many replicas as there are nodes.
+        """
         notes = {PREFIX + name.replace("_", "-"): text for name, text in settings.items()}
         notes.setdefault(f"{PREFIX}channels", self.channel)
         labels = {"app": self.name, CONSUMER: "true"}
+        kinds: dict[str, dict[str, Any]] = {
+            "Deployment": {"replicas": replicas},
+            "StatefulSet": {
+                "replicas": replicas,
+                "serviceName": self.name,
+                "podManagementPolicy": "Parallel",
+            },
+            "DaemonSet": {},
+        }
         made = self._object(
             "apps/v1",
-            "Deployment",
+            self.kind,
             self.name,
             spec={
-                "replicas": replicas,
+                **kinds[self.kind],
                 "selector": {"matchLabels": {"app": self.name}},
                 "template": {"metadata": {"labels": labels, "annotations": self.notes}, "spec": self._pod()},
             },
@@ -330,6 +355,7 @@ class Scene:
             probe = {"exec": {"command": ["sh", "-c", 'grep -qx ready "$HYDRA_VIEW/state"']}}
         return {
             "terminationGracePeriodSeconds": 15,
+            "nodeSelector": self.place,
             **({"securityContext": CONFINED_POD} if self.confined else {}),
             "readinessGates": [{"conditionType": DATA_READY}] if self.gate else [],
             "initContainers": [{**common, "name": "hydra-wait", "args": ["wait"], "volumeMounts": [data]}],
@@ -360,7 +386,7 @@ class Scene:
         job |= {"name": "reader", "command": ["sh", "-c", script]}
         del pod["readinessGates"]
         pod |= {"containers": [job], "restartPolicy": "Never"}
-        made = self.deployment(0, **settings)
+        made = self.workload(0, **settings)
         template = {"metadata": made["spec"]["template"]["metadata"], "spec": pod}
         made |= {"apiVersion": "batch/v1", "kind": "CronJob"}
         made["spec"] = {"schedule": "0 0 31 2 *", "jobTemplate": {"spec": {"template": template}}}
@@ -389,12 +415,12 @@ class Scene:
         self.hydra.upgrade(reload={"delete": [self.namespace], "exec": [self.namespace]})
 
     def deploy(self, replicas: int = 2, **settings: str) -> None:
-        """The Deployment and its Service; `settings` beside `reload` over HTTP."""
+        """The workload and its Service; `settings` beside `reload` over HTTP."""
         notes = {"reload": "http://:/reload", "drain_time": "1s", "deadline": "60s", **settings}
         ports = [{"port": 80, "targetPort": 8080}]
         spec = {"selector": {"app": self.name}, "ports": ports}
         self.cluster.apply(
-            self.deployment(replicas, **notes), self._object("v1", "Service", self.name, spec=spec)
+            self.workload(replicas, **notes), self._object("v1", "Service", self.name, spec=spec)
         )
 
     def serve(self, replicas: int = 3, **settings: str) -> None:
@@ -403,6 +429,11 @@ class Scene:
         self.deploy(replicas, **settings)
         self.await_running(V1, replicas)
         until("all pods get traffic", lambda: len(self.endpoints()) == replicas)
+
+    def reload_by(self, reload: str, replicas: int, **settings: str) -> None:
+        """Let the same pods be reloaded in another way from here on."""
+        self.deploy(replicas, reload=reload, **settings)
+        until(f"reload is {reload}", lambda: (s := self.subscription()) and s.reload == reload)
 
     def scale(self, replicas: int) -> None:
         self.kubectl("scale", f"deployment/{self.name}", f"--replicas={replicas}")
@@ -416,7 +447,7 @@ class Scene:
 
     def pods(self) -> list[dict[str, Any]]:
         """The pods of the service."""
-        return list(self.cluster.get("pods", "-n", self.namespace, "-l", f"app={self.name}")["items"])
+        return self.cluster.items("pods", self.namespace, labels=f"app={self.name}")
 
     def ready_pods(self) -> list[str]:
         """Names of those that are Ready."""
@@ -433,7 +464,7 @@ class Scene:
 
     def endpoints(self) -> list[str]:
         """Names of the pods that get traffic."""
-        rows = self.cluster.get("endpointslices", "-n", self.namespace)["items"]
+        rows = self.cluster.items("endpointslices", self.namespace)
         found = [e for row in rows for e in row.get("endpoints") or () if e["conditions"]["ready"]]
         return sorted(e["targetRef"]["name"] for e in found)
 
@@ -475,6 +506,10 @@ class Scene:
         found = until("a pod moves", lambda: [k for k, s in self.states().items() if s.step not in resting])
         return str(found[0])
 
+    def await_rest(self) -> None:
+        """Wait until no pod is on its way to another release any more."""
+        until("no pod moves", lambda: all(s.step == Step.IDLE for s in self.states().values()))
+
     def halted(self) -> list[str]:
         """The releases on which there is a verdict, and what it says."""
         key = keys.verdicts(self.service)
@@ -485,7 +520,7 @@ class Scene:
     def events(self, pod: Mapping[str, Any]) -> list[str]:
         """The reasons of the Events on a pod, and what they say, oldest first."""
         about = f"involvedObject.uid={pod['metadata']['uid']}"
-        rows = self.cluster.get("events", "-n", self.namespace, "--field-selector", about)["items"]
+        rows = self.cluster.items("events", self.namespace, fields=about)
         rows = sorted(rows, key=lambda row: str(row["metadata"]["creationTimestamp"]))
         return [f"{row['reason']}: {row['message']}" for row in rows]
 

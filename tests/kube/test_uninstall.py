@@ -18,8 +18,7 @@ def test_uninstalled_hydra_leaves_its_services_serving(
 
     with stage.audience() as audience:
         hydra.helm("uninstall", "hydra", "-n", hydra.namespace, "--wait")
-        own = ("pods", "-n", hydra.namespace)
-        until("none of Hydra's pods is left", lambda: not hydra.cluster.get(*own)["items"])
+        until("none of Hydra's pods is left", lambda: not hydra.cluster.items("pods", hydra.namespace))
         assert sorted(stage.ready_pods()) == before
         assert [condition(pod, DATA_READY) for pod in stage.pods()] == ["True"] * 3
 
