@@ -3,7 +3,7 @@
     pause                    busybox, which sleeps: what containerd holds a pod's namespaces with
     debian, python           a small Debian with Python, made by mmdebstrap; with wheels of what Hydra needs
     consul, consul-template  the programs that `tools/programs.py` built
-    hydra                    k8s/Dockerfile on top of these
+    hydra                    k8s/Dockerfile on top of these; and once more under another version
 
 All are named after what they are made from and kept in the cache beside the programs, so that a second run
 builds only Hydra's own image, and that only when the checkout changed.
@@ -19,7 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,8 @@ from hydra_cli.programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = "hydra.test"
-PAUSE, HYDRA = f"{REGISTRY}/pause:1", f"{REGISTRY}/hydra:test"
+PAUSE, HYDRA, NEXT = (f"{REGISTRY}/{name}" for name in ("pause:1", "hydra:test", "hydra:next"))
+NEXT_VERSION = "0.1.0.post1"  # of what an upgrade brings
 PACKAGES = ("python3-venv", "ca-certificates", "mount", "usr-is-merged")
 # as in slim images: no documentation, no translations; nor perl, which is for merging /usr in place
 SLIM = (
@@ -62,7 +63,7 @@ class Images:
 
     def all(self) -> list[Path]:
         """Archives of the images that nodes need; builds what is missing."""
-        return [self.pause(), self.hydra()]
+        return [self.pause(), self.both()]
 
     def pause(self) -> Path:
         """For containerd; busybox is what `tools/kubernetes/setup.sh` installs."""
@@ -74,17 +75,49 @@ class Images:
 
     def hydra(self) -> Path:
         """k8s/Dockerfile, as everybody builds it, on bases that were made here."""
+        bases = self._bases()
+        key = [*_sources(), *bases.values()]
+        if not self._archive(HYDRA, key).exists():
+            self._build_hydra(bases)
+        return self._saved(HYDRA, HYDRA, key)
+
+    def both(self) -> Path:
+        """The same, and once more under another tag and with another version, as what an upgrade brings: for
+        containerd, with what they have in common in there once.
+        """
+        bases = self._bases()
+        change = f"s/^Version: .*/Version: {NEXT_VERSION}/"
+        text = f"FROM {HYDRA}\nRUN sed -i '{change}' $(grep -l ^Version: /opt/hydra/hydra_datasets-*/*)\n"
+        archive = self._archive("hydra-both", [*_sources(), *bases.values(), text])
+        if not archive.exists():
+            self._build_hydra(bases)
+            with self._context() as context:
+                (context / "Dockerfile").write_text(text)
+                self._build(NEXT, context, context / "Dockerfile")
+            with self._context() as layout:
+                for image in (HYDRA, NEXT):
+                    words = (
+                        "--quiet",
+                        "--disable-compression",
+                        image,
+                        f"oci:{layout}:{image}",
+                    )
+                    self._buildah("push", *words)
+                self._keep(archive, lambda aside: _run("tar", "-C", str(layout), "-cf", str(aside), "."))
+        return archive
+
+    def _bases(self) -> dict[str, str]:
+        """What k8s/Dockerfile stands on, by build argument."""
         debian = self._debian()
         bases = {"PYTHON_IMAGE": self._python(debian), "RUNTIME_IMAGE": debian}
         for name, argument in (("consul", "CONSUL_IMAGE"), ("consul-template", "CONSUL_TEMPLATE_IMAGE")):
             text = f"FROM scratch\nCOPY {name} /bin/{name}\n"
             bases[argument] = self._base(name, text, [str(program(name))], partial(_copy, program(name)))
-        sources = [file for source in SOURCES for file in _files(ROOT / source)]
-        key = [*(f"{file.relative_to(ROOT)} {_digest(file)}" for file in sources), *bases.values()]
-        if not self._archive(HYDRA, key).exists():
-            words = [word for name, base in bases.items() for word in ("--build-arg", f"{name}={base}")]
-            self._build(HYDRA, ROOT, ROOT / "k8s" / "Dockerfile", *words)
-        return self._saved(HYDRA, HYDRA, key)
+        return bases
+
+    def _build_hydra(self, bases: Mapping[str, str]) -> None:
+        words = [word for name, base in bases.items() for word in ("--build-arg", f"{name}={base}")]
+        self._build(HYDRA, ROOT, ROOT / "k8s" / "Dockerfile", *words)
 
     def _debian(self) -> str:
         """Debian with Python."""
@@ -102,8 +135,7 @@ class Images:
         image = f"{REGISTRY}/{name}:{_short([text, *key])}"
         known = [*self._command(), "inspect", "--type=image", image]
         if subprocess.run(known, capture_output=True).returncode:
-            with TemporaryDirectory(dir=self.folder, prefix="context-") as folder:
-                context = Path(folder)
+            with self._context() as context:
                 fill(context)
                 (context / "Dockerfile").write_text(text)
                 self._build(image, context, context / "Dockerfile")
@@ -116,12 +148,22 @@ class Images:
         """The archive of `image` under the name `name`; what was made from older sources goes."""
         archive = self._archive(name, key)
         if not archive.exists():
-            for old in self.folder.glob(f"{archive.name.rpartition('-')[0]}-*"):
-                old.unlink()
-            aside = archive.with_suffix(".part")
-            self._buildah("push", "--quiet", image, f"docker-archive:{aside}:{name}")
-            aside.rename(archive)  # under its last name only once it is whole
+            words = ("push", "--quiet", image)
+            self._keep(archive, lambda aside: self._buildah(*words, f"docker-archive:{aside}:{name}"))
         return archive
+
+    def _keep(self, archive: Path, write: Callable[[Path], object]) -> None:
+        for old in self.folder.glob(f"{archive.name.rpartition('-')[0]}-*"):
+            old.unlink()
+        aside = archive.with_suffix(".part")
+        write(aside)
+        aside.rename(archive)  # under its last name only once it is whole
+
+    @contextlib.contextmanager
+    def _context(self) -> Iterator[Path]:
+        """An empty folder for a block."""
+        with TemporaryDirectory(dir=self.folder, prefix="context-") as folder:
+            yield Path(folder)
 
     def _build(self, image: str, context: Path, file: Path, *words: str) -> None:
         common = ("bud", "--isolation=chroot", "--pull-never", "--layers", "--format=docker")
@@ -167,6 +209,12 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
     else:
         yield from (f for f in sorted(path.rglob("*")) if f.is_file() and "__pycache__" not in f.parts)
+
+
+def _sources() -> list[str]:
+    """What the image is made of, each file with its digest."""
+    files = [file for source in SOURCES for file in _files(ROOT / source)]
+    return [f"{file.relative_to(ROOT)} {_digest(file)}" for file in files]
 
 
 def _short(key: Iterable[str]) -> str:

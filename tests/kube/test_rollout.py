@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from handlers.core.enrolment import ORIGIN
 from handlers.core.pods import READS
 from tests.kube.cluster import until
-from tests.kube.stage import HYDRA_PODS, MEMORY_MI, V1, V2, V3, Scene
+from tests.kube.images import HYDRA, NEXT, NEXT_VERSION
+from tests.kube.stage import MEMORY_MI, NODES, PLANNERS, V1, V2, V3, Scene
 
 BALLAST = 160 << 20  # loaded in 4 s, as the nodes are configured
 
@@ -63,17 +64,42 @@ def test_api_server_is_restarted_in_mid_rollout(scene: Callable[[str], Scene]) -
         stage.await_running(V2, 3)
 
 
-def test_all_of_hydra_is_replaced_in_mid_rollout(scene: Callable[[str], Scene]) -> None:
+def test_hydra_is_upgraded_in_mid_rollout_planners_first_or_nodes_first(
+    scene: Callable[[str], Scene],
+) -> None:
     stage = scene("upgraded")
     stage.serve()
+    hydra = stage.hydra
+    (old,) = hydra.versions()
 
-    with undisturbed(stage):
-        stage.publish(V2)
-        stage.moving()
-        for what in HYDRA_PODS:
-            stage.hydra.kubectl("rollout", "restart", what)
-        stage.hydra.await_rollout()
-        stage.await_running(V2, 3)
+    try:
+        with undisturbed(stage):
+            stage.publish(V2)
+            stage.moving()
+            hydra.replace(PLANNERS, NEXT)
+            hydra.await_rollout()
+            stage.await_running(V2, 3)
+            stage.await_rest()
+            assert hydra.versions() == {old}
+
+            stage.publish(V3)
+            stage.moving()
+            hydra.replace(PLANNERS, HYDRA)
+            hydra.replace(NODES, NEXT)
+            hydra.await_rollout()
+            stage.await_running(V3, 3)
+            until("all nodes run the other version", lambda: hydra.versions() == {NEXT_VERSION})
+            stage.await_rest()
+
+            hydra.hydra("rollback", stage.channel, "--reason", "in the middle of an upgrade too")
+            stage.moving()
+            hydra.image = NEXT  # also from here on: other tests upgrade other values of the chart
+            hydra.upgrade()
+            hydra.await_rollout()
+            stage.await_running(V2, 3)
+    finally:
+        hydra.upgrade()
+        hydra.await_rollout()
 
 
 def test_download_goes_on_after_its_pod_was_killed(scene: Callable[[str], Scene]) -> None:
