@@ -13,13 +13,21 @@ from tests.kube.cluster import FOLDERS, Cluster, alone, sweep
 from tests.kube.images import Images, cache
 from tests.kube.stage import Installed, Scene
 
+LAST = ("test_uninstall.py", "test_guarded.py")  # one takes Hydra away, one installs it in another way
 LIMIT_S = 1500  # of one test; images and cluster are made in the first, after another run has ended
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name == "test_uninstall.py")  # last: it takes Hydra away
+    items.sort(key=_turn)
     for item in items:
         item.add_marker(pytest.mark.timeout(LIMIT_S))
+
+
+def _turn(item: pytest.Item) -> int:
+    """First what needs no cluster, so that none runs beside it; last what changes Hydra for good."""
+    if item.path.name in LAST:
+        return 2 + LAST.index(item.path.name)
+    return int("cluster" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
