@@ -11,7 +11,7 @@ from handlers.core import codec, keys
 from handlers.core.model import Desired
 from handlers.core.pods import NOT_FILLED
 from tests.kube.cluster import until
-from tests.kube.stage import V1, V2, Scene
+from tests.kube.stage import V1, V2, V3, Scene
 
 SECONDS = 10.0  # for which a pod may wait for a view of data that is on its node
 A_MOVE_S = 20.0  # of one pod, on a machine that has much else to do
@@ -35,24 +35,25 @@ def idle_nodes(stage: Scene) -> set[str]:
     return {d.node for d in found if stage.service in d.services and d.services[stage.service].idle}
 
 
-@pytest.mark.parametrize("lost", [deleted, evicted])
 def test_pod_lost_in_mid_reload_halts_nothing_and_its_replacement_takes_over(
-    scene: Callable[[str], Scene], lost: Callable[[Scene, str], None]
+    scene: Callable[[str], Scene],
 ) -> None:
-    stage = scene(lost.__name__)
+    stage = scene("lost")
     stage.serve(replicas=3)
 
-    with stage.audience() as audience, stage.lookout() as lookout:
-        stage.publish(V2)
-        moving = stage.moving()
-        lost(stage, moving)
-        stage.await_running(V2, 3)
+    for version, lose in ((V2, deleted), (V3, evicted)):
+        with stage.audience() as audience, stage.lookout() as lookout:
+            stage.publish(version)
+            moving = stage.moving()
+            lose(stage, moving)
+            stage.await_running(version, 3)
+            stage.await_rest()
 
-    assert moving not in stage.ready_pods()
-    assert audience.failed == []
-    assert audience.mixed == []
-    assert lookout.deleted == {moving}
-    assert lookout.most_out == 1  # beside the one that was lost
+        assert moving not in stage.ready_pods()
+        assert audience.failed == []
+        assert audience.mixed == []
+        assert lookout.deleted == {moving}
+        assert lookout.most_out == 1  # beside the one that was lost
     assert stage.halted() == []
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-import pytest
-
 from tests.kube.cluster import until
 from tests.kube.stage import V1, V2, V3, Scene
 
@@ -88,30 +86,39 @@ def test_delete_halts_after_one_new_pod_that_does_not_become_ready(scene: Callab
     assert len(first & set(stage.ready_pods())) == 2
 
 
-@pytest.mark.parametrize("reload", ["signal:HUP@container:reader", "restart:container:reader"])
-def test_container_is_reloaded_in_place(scene: Callable[[str], Scene], reload: str) -> None:
-    stage = scene(reload.partition(":")[0])
+def test_container_is_reloaded_in_place_by_a_signal_or_a_restart(scene: Callable[[str], Scene]) -> None:
+    stage, confirm = scene("in-place"), "http://:/#left"
     stage.trust()
-    stage.serve(replicas=2, reload=reload, confirm="http://:/#left")
+    stage.serve(replicas=2, reload="signal:HUP@container:reader", confirm=confirm)
     first = set(stage.ready_pods())
 
     with budget_of_one(stage):
         stage.publish(V2)
         stage.await_running(V2, 2)
-
     assert set(stage.ready_pods()) == first
-    assert stage.restarts() == ([1, 1] if reload.startswith("restart") else [0, 0])
+    assert stage.restarts() == [0, 0]
+
+    stage.reload_by("restart:container:reader", replicas=2, confirm=confirm)
+    with budget_of_one(stage):
+        stage.publish(V3)
+        stage.await_running(V3, 2)
+    assert set(stage.ready_pods()) == first
+    assert stage.restarts() == [1, 1]
 
 
-@pytest.mark.parametrize("reload", ["delete", "signal:HUP@container:reader"])
 def test_reload_that_takes_more_rights_halts_where_the_chart_does_not_give_them(
-    scene: Callable[[str], Scene], reload: str
+    scene: Callable[[str], Scene],
 ) -> None:
     stage = scene("unable")
-    stage.serve(replicas=1, reload=reload)
+    stage.serve(replicas=1, reload="delete")
 
     stage.publish(V2)
     (halted,) = until("the rollout halts", stage.halted)
-
     assert "orbidden" in halted
+    stage.await_running(V1, 1)
+
+    stage.reload_by("signal:HUP@container:reader", replicas=1)
+    stage.publish(V3)
+    until("the next one halts", lambda: len(stage.halted()) == 2)
+    assert all("orbidden" in halted for halted in stage.halted())
     stage.await_running(V1, 1)
