@@ -32,6 +32,7 @@ ROUNDS, WARM = 5, 1
 BIG_BYTES, SMALL_BYTES, SMALL_COUNT = 2 * 1024 * MIB, 256 * 1024, 2000
 AIMS = {("big", "plain"): 0.9, ("big", "TLS"): 1.0, ("small", "plain"): 0.7, ("small", "TLS"): 0.8}
 PEAK_AIM_MIB = 100
+BUSY = 0.85  # of all processors: more is not to be had, with their starting and ending
 MEMORY = Path("/dev/shm")
 HYDRA, S5CMD, RCLONE, BOTO, CP = "hydra", "s5cmd", "rclone", "boto3", "cp"
 BIN = Path(sys.executable).parent
@@ -40,15 +41,18 @@ BOTO_COPY = Path(__file__).with_name("boto_copy.py")
 
 @dataclass(frozen=True)
 class Line:
-    """How the server is reached: `plain` or `TLS`."""
+    """How the server is reached, `plain` or `TLS`, and the process that it is."""
 
     name: str
     environment: Mapping[str, str]
+    pid: int = 0
 
 
 @dataclass
 class Case:
-    """One dataset, target and line; by client the usages of all rounds, and seconds of a sync behind."""
+    """One dataset, target and line; by client the usages of all rounds, seconds of a sync behind, and
+    processor seconds of the server meanwhile.
+    """
 
     data: Payload
     target: str
@@ -56,6 +60,7 @@ class Case:
     line: Line
     used: dict[str, list[Usage]] = field(default_factory=dict)
     synced_s: dict[str, list[float]] = field(default_factory=dict)
+    server_s: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def what(self) -> str:
@@ -76,10 +81,10 @@ def measure(rounds: int = ROUNDS, scale: float = 1.0) -> Findings:
         disk = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hydra-bench-")))
         consul = stack.enter_context(servers.consul_server(disk / "consul"))
         s3 = stack.enter_context(servers.s3_server(memory / "s3"))
-        secure = stack.enter_context(store.tls_server(s3.server, disk / "tls"))
+        secure, tls_runs = stack.enter_context(store.tls_server(s3.server, disk / "tls"))
         lines = (
-            Line("plain", s3.environment()),
-            Line("TLS", {**secure.environment(), "AWS_CA_BUNDLE": str(secure.bundle)}),
+            Line("plain", s3.environment(), s3.running.process.pid),
+            Line("TLS", {**secure.environment(), "AWS_CA_BUNDLE": str(secure.bundle)}, tls_runs.process.pid),
         )
         client = s3.client()
         client.create_bucket(Bucket=BUCKET)
@@ -108,7 +113,9 @@ def _round(case: Case, consul: servers.Consul, number: int) -> None:
     first = number % len(case.clients)
     for client in (*case.clients[first:], *case.clients[:first]):
         with _empty(case.folder) as target:
+            before_s = usage.cpu_s_of(case.line.pid)
             used = usage.measured(*_command(client, case, consul, target))
+            server_s = usage.cpu_s_of(case.line.pid) - before_s
             if used.code:
                 raise RuntimeError(f"{client}, {case.what}, ended with {used.code}:\n{used.said}")
             began = time.perf_counter()
@@ -119,6 +126,7 @@ def _round(case: Case, consul: servers.Consul, number: int) -> None:
         if number >= 0:
             case.used.setdefault(client, []).append(used)
             case.synced_s.setdefault(client, []).append(synced_s)
+            case.server_s.setdefault(client, []).append(server_s)
 
 
 @contextmanager
@@ -206,19 +214,21 @@ def _ratios(case: Case, aim: float | None) -> list[Row]:
 
 
 def bound(row: Row, case: Case) -> str:
-    """What bounds Hydra where it missed its aim, as a sentence: processors, or what it waits for.
-
-    Client and server share the processors, so half of them is all that a client gets.
+    """What bounds Hydra where it missed its aim, as a sentence: processors, which client and server share, or
+    what it waits for.
     """
     cores = os.cpu_count() or 1
-    shares = {
-        client: median([used.cpu_s / used.wall_s for used in case.used[client]]) for client in (HYDRA, S5CMD)
-    }
+
+    def share(client: str, took_s: list[float]) -> float:
+        return median([s / used.wall_s for s, used in zip(took_s, case.used[client], strict=True)])
+
+    own, server = share(HYDRA, [used.cpu_s for used in case.used[HYDRA]]), share(HYDRA, case.server_s[HYDRA])
+    beside = share(S5CMD, case.server_s[S5CMD])
     waits = "the server" if case.target == "RAM" else "the server and the disk"
-    why = "the processors" if shares[HYDRA] > cores / 2 else f"waiting for {waits}"
+    why = "the processors bound" if own + server > BUSY * cores else f"waiting for {waits} bounds"
     return (
-        f"(6) {case.what}: {row.result / (row.aim or 1) - 1:.0%} above the aim; {why} bound it: "
-        f"hydra kept {shares[HYDRA]:.1f} of {cores} busy, s5cmd {shares[S5CMD]:.1f}."
+        f"(6) {case.what}: {row.result / (row.aim or 1) - 1:.0%} above the aim; {why} it: of {cores} "
+        f"hydra has {own:.1f} and the server {server:.1f} (beside s5cmd {beside:.1f})."
     )
 
 

@@ -95,7 +95,7 @@ class TlsServer(dev.S3Server):
 
 
 @contextlib.contextmanager
-def tls_server(plain: dev.S3Server, folder: Path) -> Iterator[TlsServer]:
+def tls_server(plain: dev.S3Server, folder: Path) -> Iterator[tuple[TlsServer, dev.Running]]:
     """A second server on the data of `plain`, with TLS; authority and certificate are made for it."""
     folder.mkdir(parents=True)
     for what in (["ca", "create"], ["cert", "create", "-server"]):
@@ -110,7 +110,7 @@ def tls_server(plain: dev.S3Server, folder: Path) -> Iterator[TlsServer]:
     started, running = dev.start_s3(server, program("versitygw"))
     assert isinstance(started, TlsServer)
     try:
-        yield started
+        yield started, running
     finally:
         running.stop()
 

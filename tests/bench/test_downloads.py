@@ -16,9 +16,9 @@ from tests.bench.usage import Usage
 @pytest.mark.parametrize(
     ("busy", "target", "why"),
     [
-        (0.9, "RAM", "the processors bound it"),
-        (0.2, "RAM", "waiting for the server bound it"),
-        (0.2, "disk", "waiting for the server and the disk bound it"),
+        (0.5, "RAM", "the processors bound it"),
+        (0.2, "RAM", "waiting for the server bounds it"),
+        (0.2, "disk", "waiting for the server and the disk bounds it"),
     ],
 )
 def test_missed_aim_says_by_how_much_and_what_bounds_it(busy: float, target: str, why: str) -> None:
@@ -28,7 +28,8 @@ def test_missed_aim_says_by_how_much_and_what_bounds_it(busy: float, target: str
         for name in (HYDRA, S5CMD)
     }
     case = Case(Payload("big", Path("big"), {"a": 1}), target, Path("x"), Line("plain", {}), used)
+    case.server_s = {name: [2.0 * cores * busy] for name in (HYDRA, S5CMD)}
 
     note = bound(Row(6, f"{case.what}: hydra / s5cmd", [0.99], "x", aim=0.9, counts="median"), case)
 
-    assert f"10% above the aim; {why}: hydra kept {busy * cores:.1f} of {cores} busy" in note
+    assert f"10% above the aim; {why}: of {cores} hydra has {busy * cores:.1f}" in note

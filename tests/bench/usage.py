@@ -45,6 +45,12 @@ def measured(words: Sequence[str], environment: Mapping[str, str]) -> Usage:
     return Usage(told["code"], told["wall_s"], told["cpu_s"], told["peak_bytes"], ended.stdout + ended.stderr)
 
 
+def cpu_s_of(pid: int) -> float:
+    """Processor seconds that a running process has had so far, with all its threads."""
+    fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def peak_of(pid: int) -> int:
     """The most memory that a running process had so far, 0 when it has ended."""
     try:
