@@ -10,8 +10,8 @@ import pytest
 from handlers.core.reasons import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
-# there is no kubelet here to delete a pod: tests/handlers/test_reload.py, test_reload_delete.py
-ELSEWHERE = {Reason.LEAVING, Reason.REPLACING}
+# it takes a kubelet to delete a pod: tests/kube/test_reloads.py
+ON_KUBERNETES = {Reason.LEAVING, Reason.REPLACING}
 FACTS = dict.fromkeys(
     [name for reason in Reason for name in re.findall(r"{(\w+)[^}]*}", reason.value)], "fact"
 ) | {"seconds": 3.0}  # fmt: skip
@@ -31,7 +31,9 @@ def test_every_reason_is_documented() -> None:
 
 
 def test_every_reason_is_provoked_on_a_real_cluster() -> None:
-    tests = "".join(path.read_text() for path in (ROOT / "tests" / "e2e").glob("test_*.py"))
+    def missing(folder: str) -> set[Reason]:
+        tests = "".join(path.read_text() for path in (ROOT / "tests" / folder).glob("test_*.py"))
+        return {reason for reason in Reason if not re.search(rf"Reason\.{reason.name}\b", tests)}
 
-    missing = {reason for reason in Reason if not re.search(rf"Reason\.{reason.name}\b", tests)}
-    assert missing == ELSEWHERE
+    assert missing("e2e") == ON_KUBERNETES
+    assert missing("kube") & ON_KUBERNETES == set()

@@ -1,5 +1,9 @@
 """Many nodes move the instances of one service, die at any point and come back: the budget always holds.
 
+The invariant, checked after every step: of the instances on live nodes, those that Hydra took out of service
+within the budget and that are not back yet are never more than the budget allows of all instances there. Once
+nobody dies any more, all run the target and are in service, and no slot is left.
+
 The handler is replaced by the smallest thing that uses the decisions as it does: it reads, decides, acts, and
 writes with compare-and-set behind a fence. All else (processes, sessions, template files) is simulated.
 """

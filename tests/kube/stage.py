@@ -20,6 +20,7 @@ from handlers.core import codec, keys
 from handlers.core.model import InstanceState, NodeInfo, States, Step, Subscription, Verdicts
 from handlers.core.names import Channel, InstanceKey, Service
 from handlers.core.pods import CONSUMER, DATA_READY, PREFIX, Json
+from handlers.core.reasons import Reason
 from handlers.core.version import Version
 from hydra_cli.programs import program
 from tests.kube.cluster import HOST, LIMIT_S, Cluster, Failed, run, until
@@ -554,6 +555,17 @@ class Scene:
             return list(until(f"an Event tells: {text}", told))
         except Failed as e:
             raise Failed(f"{e}; there are: {seen}") from None
+
+    def await_told(self, *reasons: Reason) -> None:
+        """Wait until nodes have given each of these reasons; what is short is in their logs."""
+        folders = [node.root / "state" / "log" for node in self.cluster.nodes.values()]
+
+        def untold() -> list[str]:
+            texts = [log.read_text(errors="replace") for folder in folders for log in folder.rglob("*.log*")]
+            own = [line for text in texts for line in text.splitlines() if self.service in line]
+            return [reason.name for reason in reasons if not any(map(reason.told_in, own))]
+
+        until(f"{' and '.join(reason.name for reason in reasons)} are told", lambda: not untold())
 
     def lookout(self) -> Lookout:
         """Watches the service's pods during a block."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from handlers.core.reasons import Reason
 from tests.kube.cluster import until
 from tests.kube.stage import V1, V2, V3, Scene
 
@@ -68,6 +69,8 @@ def test_delete_lets_the_deployment_make_new_pods_one_by_one(scene: Callable[[st
 
     assert first & second == set()
     assert second & set(stage.ready_pods()) == set()
+    stage.kubectl("delete", "pod", stage.ready_pods()[0])
+    stage.await_told(Reason.REPLACING, Reason.LEAVING)
 
 
 def test_delete_halts_after_one_new_pod_that_does_not_become_ready(scene: Callable[[str], Scene]) -> None:
