@@ -580,6 +580,9 @@ class Scene:
         """A client on node n1 that asks the Service's ClusterIP for the whole block."""
         address = self.cluster.get("service", self.name, "-n", self.namespace)["spec"]["clusterIP"]
         node, log = self.cluster.nodes["n1"], self.cluster.folder / f"{self.namespace}.requests"
+        # its kube-proxy learns of the pods later than the EndpointSlices, and refuses all requests until then
+        ask = node.enter("curl", "-fsS", "--max-time", "2", f"http://{address}:80", mounts=False)
+        until("the client's node leads to the Service", lambda: run(*ask, check=False).returncode == 0)
         own = (str(HERE / "traffic.py"), f"http://{address}:80", str(rate), str(log))
         client = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *node.enter(sys.executable, "-I", *own, mounts=False)]
