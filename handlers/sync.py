@@ -194,11 +194,11 @@ class Sync:
         for action in decision.actions:
             if isinstance(action, kinds):
                 with self._contained(action.release, facts):
-                    self._perform(action, facts)
-                    changed = True
+                    changed |= self._perform(action, facts)
         return changed
 
-    def _perform(self, action: Action, facts: Facts) -> None:
+    def _perform(self, action: Action, facts: Facts) -> bool:
+        """Do it; whether it changed something."""
         log.info(
             _NAME, type(action).__name__.lower(), release=action.release, node=self._node, reason=action.why
         )
@@ -208,9 +208,10 @@ class Sync:
             case Publish(release, volumes):
                 self._volumes.publish(release, volumes)
             case Delete(release):
-                self._delete(release, facts)
+                return self._delete(release, facts)
+        return True
 
-    def _delete(self, release: ReleaseId, facts: Facts) -> None:
+    def _delete(self, release: ReleaseId, facts: Facts) -> bool:
         """Its public name first: an instance that came back may have begun with it by now."""
         if release in facts.inventory.released:
             self._volumes.withdraw(release)
@@ -218,9 +219,10 @@ class Sync:
                 places = {p.dataset: v for p, v in facts.inventory.complete.items() if p.release == release}
                 self._volumes.publish(release, places)
                 log.info(_NAME, "stays after all", release=release, node=self._node, reason=reason)
-                return
+                return False
         self._volumes.delete(release)
         self._bodies.forget(release)
+        return True
 
     @contextlib.contextmanager
     def _contained(self, release: ReleaseId, facts: Facts) -> Iterator[None]:

@@ -94,8 +94,8 @@ class Survey:
 
     def in_use(self, release: ReleaseId) -> str:
         """Why the data of a release must stay, empty when it may go."""
-        inventory = Inventory(released=frozenset([release]))
-        used, blocked = self._used(inventory, [release], self._clock())
+        # with all that is here: a file that it shares with another release may be open for that one
+        used, blocked = self._used(self._volumes.inventory(), [release], self._clock())
         return used.get(release, blocked)
 
     def forget(self, release: ReleaseId) -> None:

@@ -460,6 +460,33 @@ def test_a_release_that_an_instance_begins_with_while_it_is_being_deleted_stays(
     assert node.complete(old)
 
 
+def test_a_release_goes_though_a_file_that_it_shares_with_another_is_open_there(node: Node) -> None:
+    same = {"index": {"a": b"all the same" * 300}}
+    old, new = node.publish(1, same), node.publish(2, same)
+    node.desire(1, old)
+    node.run()
+    node.desire(2, old, new)
+    node.run()
+    assert (node.folder(old) / "index/a").samefile(node.folder(new) / "index/a")
+    node.desire(3, new)
+    node.run()
+    node.now += 61
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "f = open('index/a'); print(flush=True); input()"],
+        cwd=node.folder(new),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        node.run()
+        holder.communicate()
+
+    assert not node.folder(old).exists()
+    assert node.complete(new)
+
+
 def test_a_release_that_a_view_points_to_or_pointed_to_just_before_stays(node: Node) -> None:
     now_used, before, other, new = (node.publish(day) for day in (1, 2, 3, 4))
     node.desire(1, now_used, before, other, new)
