@@ -320,7 +320,8 @@ class Scene:
     def planned(self, node: str) -> bool:
         """Whether plan knows of replicas of the service on a node."""
         desired = self.document(Desired, keys.desired(node))
-        return desired is not None and self.service in desired.services
+        plan = desired.services.get(self.service) if desired else None
+        return plan is not None and not plan.idle
 
     def actual(self, node: str) -> Actual | None:
         """What a node's sync says."""

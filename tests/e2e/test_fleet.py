@@ -18,7 +18,9 @@ from tests.e2e.scene import V1, V2, V3, Scene, until
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_replica_that_is_added_serves_and_one_that_is_removed_leaves_nothing(scene: Scene) -> None:
+def test_replica_that_is_added_serves_and_one_that_is_removed_leaves_only_its_data(
+    scene: Scene,
+) -> None:
     scene.publish(V1)
     scene.subscribe()
     scene.start("n1", by_hand=False)
@@ -31,11 +33,13 @@ def test_replica_that_is_added_serves_and_one_that_is_removed_leaves_nothing(sce
     scene.remove(second)
     until("its view is gone", lambda: not second.view.exists())
     until("its state is gone", lambda: scene.state(second) is None)
-    until("its data is gone", lambda: not scene.folder("n2", V1).exists())
-    data = [volume / "data" / scene.channel for volume in (scene.cluster.root("n2") / "volumes").iterdir()]
-    until("all of it", lambda: not any(folder.exists() for folder in data))
+    until("nobody is left there", lambda: not scene.planned("n2"))
+    assert scene.holds("n2", V1)
     scene.publish(V2)
     scene.await_running(V2)
+    until("the others begin with V2 now", lambda: not scene.wanted("n2", V1))
+    data = [volume / "data" / scene.channel for volume in (scene.cluster.root("n2") / "volumes").iterdir()]
+    until("nothing is left there", lambda: not any(folder.exists() for folder in data))
     assert not scene.wanted("n2", V2)
 
 
@@ -49,7 +53,9 @@ def test_replica_that_moves_to_another_node_is_served_there_and_forgotten_here(s
     scene.remove(before)
 
     scene.await_running(V1, after)
-    until("nothing is left here", lambda: not before.view.exists() and not scene.folder("n1", V1).exists())
+    until("its view is gone", lambda: not before.view.exists())
+    until("its state is gone", lambda: scene.state(before) is None)
+    until("nobody is left here", lambda: not scene.planned("n1"))
 
 
 def test_n3_replica_that_is_evicted_during_its_reload_frees_its_slot_and_the_next_proceeds(
