@@ -16,7 +16,7 @@ demo: setup  ## watch a release take over a running service on three nodes; KEEP
 
 test: setup lint  ## check the code, then run all tests
 	$(BIN)/python tools/programs.py all tests
-	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 test-kube: setup  ## test on a real Kubernetes cluster made on this machine; needs root
 	tools/kubernetes/setup.sh

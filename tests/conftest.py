@@ -23,25 +23,19 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("busy"), derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "busy")
 
-# Tests on whole clusters mostly wait, so one worker has those on the cluster that they share, and one those
-# that start clusters of their own; both beside the worker that has everything else.
-ON_CLUSTERS = ("shared cluster", "own clusters")
-_ON_THE_SHARED = {"tests/faults/test_rollouts.py", "tests/faults/test_stability.py"}
-_ON_THEIR_OWN = {
-    f"tests/e2e/test_{name}.py"
-    for name in ("away", "demo", "demo_harm", "dev", "fleet", "ram", "readme", "snapshot", "why")
-}
+ON_CLUSTERS = "clusters"
+_WHOLE_CLUSTERS = {"tests/faults/test_rollouts.py", "tests/faults/test_stability.py"}
 _FOREIGN = ("CONSUL_", "AWS_", "HYDRA_")
 _KEPT = ("HYDRA_CACHE",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts nodes first: with several workers (`make test`) it is the longest part."""
-    items.sort(key=lambda item: (*ON_CLUSTERS, _group(item.nodeid)).index(_group(item.nodeid)))
+    items.sort(key=lambda item: _group(item.nodeid) != ON_CLUSTERS)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Tests on clusters stay together, so that no more than two clusters run at a time; others go by file."""
+    """One worker has all tests on clusters, which would be in each other's way; others go by file."""
     return _Scheduling(config, log)
 
 
@@ -52,10 +46,7 @@ class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
 
 def _group(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
-    shared, own = ON_CLUSTERS
-    if file in _ON_THEIR_OWN:
-        return own
-    return shared if file.startswith("tests/e2e/") or file in _ON_THE_SHARED else file
+    return ON_CLUSTERS if file.startswith("tests/e2e/") or file in _WHOLE_CLUSTERS else file
 
 
 @pytest.fixture(autouse=True, scope="session")
