@@ -17,13 +17,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from handlers.adapters.folder import disk_errors
+
 _LOCK = ".lock"
 Bytes = Mapping[int, int]
 """Bytes by file system, which is its st_dev."""
 
 
 class Taking:
-    """What others are about to take, and for a handler with a `name` what it takes itself."""
+    """What others are about to take, and for a handler with a `name` what it takes itself.
+
+    Raises `Temporary` when the disk of the root fails.
+    """
 
     def __init__(self, root: Path, name: str = "") -> None:
         self._folder, self._name = root / "state" / "taking", name
@@ -60,7 +65,9 @@ class Taking:
 
     def _begin(self) -> None:
         """Take our own file, before the common lock: who still has it needs that to end."""
-        if self._own < 0:
+        if self._own >= 0:
+            return
+        with disk_errors(str(self._folder)):
             self._folder.mkdir(parents=True, exist_ok=True)
             own = os.open(self._folder / self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             fcntl.flock(own, fcntl.LOCK_EX)
@@ -85,16 +92,14 @@ class Taking:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[bool]:
         """While nobody else changes anything; False where nobody ever has."""
-        if not self._folder.is_dir():
-            yield False
-            return
-        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC
-        lock = os.open(self._folder / _LOCK, flags, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield True
-        finally:
-            os.close(lock)
+        with disk_errors(str(self._folder)), contextlib.ExitStack() as stack:
+            there = self._folder.is_dir()
+            if there:
+                flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC
+                lock = os.open(self._folder / _LOCK, flags, 0o644)
+                stack.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield there
 
 
 def _is_locked(fd: int) -> bool:

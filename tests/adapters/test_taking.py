@@ -7,7 +7,10 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from handlers.adapters.taking import Taking
+from handlers.core.errors import Temporary
 
 SCRIPT = """
 import sys; from pathlib import Path; from handlers.adapters.taking import Taking
@@ -53,6 +56,15 @@ def test_what_has_come_is_taken_off(tmp_path: Path) -> None:
     assert reload.others() == {7: 9}
     assert not sync.claim({7: 11}, lambda device: 10)
     assert reload.others() == {7: 9}, "a claim that is refused changes nothing"
+
+
+def test_a_disk_that_fails_is_no_fault_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "state/taking/.lock").mkdir(parents=True)  # cannot be opened for writing
+
+    with pytest.raises(Temporary, match="state/taking"):
+        Taking(tmp_path).others()
+    with pytest.raises(Temporary, match="state/taking"):
+        Taking(tmp_path, "sync").claim({7: 1}, lambda device: 100)
 
 
 def test_a_second_of_the_same_name_waits_until_the_first_ends(tmp_path: Path) -> None:
