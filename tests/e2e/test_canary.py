@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from handlers.core import keys
-from handlers.core.model import Rollout
+from handlers.core.model import Rollout, Verdict
+from handlers.core.version import Version
 from tests import servers
 from tests.e2e.scene import V1, V2, V3, V4, Scene, until
 from tests.prometheus import prometheus
@@ -31,6 +32,14 @@ def begin(scene: Scene) -> None:
     scene.subscribe(*CANARY)
     scene.start("n1", "n2", "n3", by_hand=False)
     scene.await_running(V1)
+
+
+def verdict_on(scene: Scene, version: Version) -> Verdict:
+    """What was found of a version, once it is there."""
+    verdict: Verdict = until(
+        "there is a verdict", lambda: scene.verdicts().releases.get(scene.release(version))
+    )
+    return verdict
 
 
 def moved_to(scene: Scene, version: str) -> int:
@@ -153,8 +162,7 @@ def test_prometheus_that_scrapes_the_replicas_lets_good_canaries_pass_and_bad_on
             scene.subscribe(*CANARY, "--check", query, "--check-time", "1m")  # one bad look ends it
             scene.publish(V3, errors=0.5)
 
-            until("there is a verdict", lambda: scene.release(V3) in scene.verdicts().releases)
-            verdict = scene.verdicts().releases[scene.release(V3)]
+            verdict = verdict_on(scene, V3)
             assert (verdict.verdict, "is 0.5 (wanted <=0.05)" in verdict.reason) == ("bad", True)
             scene.await_running(V2)
             assert moved_to(scene, V3) == 1
@@ -173,8 +181,7 @@ def test_canary_is_compared_with_those_that_have_not_moved_a_command_judges_and_
         many = ("--drain-time", "0s", "--check-time", "1m")  # one bad look ends it
         scene.subscribe(*CANARY, *many, "--check-compare", "2")
         scene.publish(V2, errors=0.04)
-        until("there is a verdict", lambda: scene.release(V2) in scene.verdicts().releases)
-        verdict = scene.verdicts().releases[scene.release(V2)]
+        verdict = verdict_on(scene, V2)
         assert verdict.verdict == "bad"
         assert "errors is 0.04, 0.01 where nobody has moved" in verdict.reason
         scene.await_running(V1)
@@ -192,8 +199,7 @@ def test_canary_is_compared_with_those_that_have_not_moved_a_command_judges_and_
         assert scene.verdicts().releases[scene.release(V3)].verdict == "good"
         bad.touch()
         scene.publish(V4)
-        until("there is a verdict", lambda: scene.release(V4) in scene.verdicts().releases)
-        verdict = scene.verdicts().releases[scene.release(V4)]
+        verdict = verdict_on(scene, V4)
         assert (verdict.verdict, "command judge ended with 1" in verdict.reason) == ("bad", True)
         scene.await_running(V3)
         assert moved_to(scene, V4) == 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -460,6 +461,25 @@ def test_a_release_that_an_instance_begins_with_while_it_is_being_deleted_stays(
     assert node.complete(old)
 
 
+@contextlib.contextmanager
+def holder(folder: Path, script: str) -> Iterator[None]:
+    """A process that has run `script` in `folder` lives during the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script + "print('holding', flush=True); input()"],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holding\n"
+        try:
+            yield
+        finally:
+            process.communicate("\n")
+
+
 def test_a_release_goes_though_a_file_that_it_shares_with_another_is_open_there(node: Node) -> None:
     same = {"index": {"a": b"all the same" * 300}}
     old, new = node.publish(1, same), node.publish(2, same)
@@ -471,17 +491,8 @@ def test_a_release_goes_though_a_file_that_it_shares_with_another_is_open_there(
     node.desire(3, new)
     node.run()
     node.now += 61
-    holder = subprocess.Popen(
-        [sys.executable, "-c", "f = open('index/a'); print(flush=True); input()"],
-        cwd=node.folder(new),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with holder:
-        assert holder.stdout
-        holder.stdout.readline()
+    with holder(node.folder(new), "f = open('index/a'); "):
         node.run()
-        holder.communicate()
 
     assert not node.folder(old).exists()
     assert node.complete(new)
@@ -518,23 +529,12 @@ def test_a_release_that_a_process_uses_stays_until_it_ends(node: Node, how: str)
         "working folder": "",
     }
     leave = "" if how == "working folder" else "import os; os.chdir('/'); "
-    script = scripts[how] + leave + "print('holding', flush=True); input()"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=node.folder(old),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holding\n"
+    with holder(node.folder(old), scripts[how] + leave):
         node.desire(2, new)
         node.run()
         node.now += 61
         node.run()
         assert node.complete(old)
-        holder.communicate("\n")
     node.run()
 
     assert not node.folder(old).exists()
