@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Agent, Consul
@@ -12,8 +12,7 @@ from handlers.settings import Settings
 AGENT_NAME = "agent-name"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Context:
+class Context(Struct, frozen=True, kw_only=True):
     """The surroundings of one run of a handler.
 
     `node` is the name as it really is, never empty. `index` is what `consul watch` saw when it started this

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from handlers import log
 from handlers.adapters.lock import cluster_lock
@@ -45,8 +47,7 @@ class Server(Protocol):
     def say(self, about: About, kind: str, reason: str, text: str) -> None: ...
 
 
-@dataclass
-class Sight:
+class Sight(Struct):
     """The API server as enroll sees it; `told` is what Events were written about."""
 
     server: Server
@@ -76,8 +77,7 @@ class Sight:
         self.told = stuck
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """What a workload asks for; `stuck` says why none of its pods is moved."""
 
     about: About

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.core.errors import HydraError
 
@@ -15,8 +16,7 @@ Fetch = Callable[[int, float], tuple[Any, int]]
 """(index to block on, longest wait) -> (value, index)."""
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """The last answer of a feed; without `known`, there is none now."""
 
     known: bool = False

@@ -8,8 +8,9 @@ for it: it takes the right to patch nodes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from handlers import log
 from handlers.adapters.mirror import Picture
@@ -31,8 +32,7 @@ class Source(Protocol):
     def picture(self) -> Picture: ...
 
 
-@dataclass
-class NodeDesk:
+class NodeDesk(Struct):
     """`node` is a picture of this node's Node object, `home` what the node knows without Consul."""
 
     server: Server

@@ -13,8 +13,10 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from handlers import log
 from handlers.adapters import snapshot
@@ -37,8 +39,7 @@ BURST_FACTOR = 4.0  # while changes keep coming the pause doubles, up to so many
 QUIET_FACTOR = 4.0  # a run that changed nothing is followed by a pause of so many times its length
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(Struct, frozen=True):
     """What this planner remembers between runs, in its local state.
 
     `generation`: the highest that it has announced. `orders`: digest by prefix of the operators' orders that

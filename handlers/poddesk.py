@@ -9,8 +9,9 @@ was given has loaded what the errand is about, and is left alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from handlers.adapters.errands import Errand, Errands, Kind
 from handlers.adapters.mirror import Picture
@@ -33,16 +34,14 @@ class Source(Protocol):
     def picture(self) -> Picture: ...
 
 
-@dataclass
-class _Begun:
+class _Begun(Struct):
     """The container that an errand found, by its id, and whether it was told."""
 
     container: str = ""
     told: bool = False
 
 
-@dataclass
-class PodDesk:
+class PodDesk(Struct):
     """`pods` is a picture of this node's pods."""
 
     server: Server

@@ -13,8 +13,10 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from handlers import log
 from handlers.adapters.mirror import Picture
@@ -66,8 +68,7 @@ class Source(Protocol):
     def picture(self) -> Picture: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class PodReading:
+class PodReading(Struct, frozen=True, kw_only=True):
     """The node's pods as instances; None while they cannot be seen. `ended` are UIDs of pods that are gone.
 
     `lost`: the control plane does not hear from this node's kubelet, so nothing here takes traffic any more.
@@ -87,8 +88,7 @@ class PodReader(Protocol):
     def reading(self) -> PodReading: ...
 
 
-@dataclass
-class _Told:
+class _Told(Struct):
     """What was seen of a pod last, with which releases it is `out` as an Event told, when its endpoints were
     asked.
     """
@@ -117,8 +117,7 @@ def keep_looking(name: str, look: Callable[[], None]) -> None:
     threading.Thread(target=run, name=name, daemon=True).start()
 
 
-@dataclass
-class PodWatch:
+class PodWatch(Struct):
     """`pods` and `node` are pictures of this node's pods and of its Node object."""
 
     server: Server

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
+
+from msgspec import Struct
 
 from handlers import pulse
 from handlers.adapters.ledger import Ledger
@@ -28,8 +29,7 @@ LONGEST_BLOCK_S = 60.0
 RETRY_S = 2.0
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """One look at the KV and the catalog; `node` is everything below `nodes/<node>/`."""
 
     reading: Reading

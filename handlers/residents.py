@@ -7,8 +7,9 @@ while it is away a new instance gets its view and readiness files all the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from handlers import log
 from handlers.adapters.templates import Templates

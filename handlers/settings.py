@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import fields
 
 from handlers.core.errors import Malformed
 from handlers.core.marks import Wanted
@@ -20,8 +22,7 @@ DEFAULT_ROOT = "/var/lib/hydra"
 DEFAULT_CONFIG = "/etc/hydra/node.toml"
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Times in seconds and counts; `[limits]` in the node's configuration.
 
     `drop_after_s`: how long an instance must be gone before discover drops it. `slot_ttl_s`: TTL of the
@@ -55,8 +56,7 @@ class Limits:
     patience_s: float = 300.0
 
 
-@dataclass(frozen=True)
-class Notify:
+class Notify(Struct, frozen=True):
     """`[notify]` of a planner: whom to tell of which `events`; an instance is stuck after so many seconds."""
 
     command: tuple[str, ...] = ()
@@ -70,8 +70,7 @@ class Notify:
         return bool(self.command or self.url)
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """What a process on a node knows about itself. `node` may be empty: then the agent's node name counts.
 
     `kubernetes`: instances are pods, and `node` is the name of the Kubernetes node. `environment` is that of

@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from handlers.adapters.service import Health
 from handlers.adapters.views import Views, versions
@@ -47,8 +48,7 @@ class Services(Prober, Protocol):
     ) -> str: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(Struct, frozen=True, kw_only=True):
     """One instance in one round: what it is, and what it should be."""
 
     key: InstanceKey
@@ -66,8 +66,7 @@ class Case:
         return {alias: part.channel for alias, part in self.plan.aliases.items()}
 
 
-@dataclass
-class _Track:
+class _Track(Struct):
     """What is remembered of one instance. `seconds`: how long its phase has lasted while it could be seen."""
 
     first_seen: float

@@ -7,7 +7,8 @@ behind (a restored snapshot) is put right from here, and new instances get their
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from handlers import log
 from handlers.adapters.local import LocalState

@@ -14,7 +14,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from handlers import doorbell, log
 from handlers.adapters.bell import Bell

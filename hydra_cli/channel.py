@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 import click
+from msgspec.structs import replace
 
 from handlers.adapters.snapshot import load
 from handlers.core import codec, keys

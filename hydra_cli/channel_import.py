@@ -7,11 +7,12 @@ ends half-way is continued by the next, and a second run does nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from handlers.adapters.ports import KV
 from handlers.adapters.snapshot import load
@@ -43,8 +44,7 @@ hydra channel import --template template.py --channel prod/search/places --dry-r
 NOTE = "imported"
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Struct, frozen=True):
     """One version and what came of it: `imported`, `planned`, `published` before, or `skipped` and why."""
 
     version: Version
@@ -53,8 +53,7 @@ class Row:
     header: Release | None = None
 
 
-@dataclass(frozen=True)
-class Imported:
+class Imported(Struct, frozen=True):
     """What an import did or would do; rows in the order of their versions."""
 
     channel: Channel

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.core.integrity import Level
 from handlers.core.model import Release
@@ -18,8 +19,7 @@ from hydra_cli.output import Block, Cell, Line, Table, Tone, ago, size, span
 _OF_DATASET = ("source", "placement", "version", "files", "bytes", "integrity", "pushed")
 
 
-@dataclass(frozen=True)
-class Channels:
+class Channels(Struct, frozen=True):
     """All channels of one or of every environment."""
 
     channels: Sequence[ChannelFacts]
@@ -51,8 +51,7 @@ class Channels:
         ]
 
 
-@dataclass(frozen=True)
-class OneChannel:
+class OneChannel(Struct, frozen=True):
     """One channel with its releases, newest first, and who reads it."""
 
     facts: ChannelFacts

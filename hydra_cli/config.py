@@ -24,9 +24,10 @@ profiles.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from handlers.core import source_table
 from handlers.core.errors import Malformed
@@ -53,8 +54,7 @@ RIVALS = {
 }
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Struct, frozen=True):
     """The file as read; empty where there is none."""
 
     environment: str = ""

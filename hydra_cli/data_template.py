@@ -28,9 +28,10 @@ import json
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.adapters.ports import Source
 from handlers.core.errors import Usage
@@ -45,8 +46,7 @@ PREDEFINED = {"DISK": 0, "RAM": 1, "VERSION_PLACEHOLDER": PLACEHOLDER}
 _PLACEMENTS = {0: DISK, 1: RAM, DISK: DISK, RAM: RAM}
 
 
-@dataclass(frozen=True)
-class TemplateDataset:
+class TemplateDataset(Struct, frozen=True):
     """One dataset as the template names it; `key` still has the placeholder."""
 
     name: str
@@ -89,8 +89,7 @@ class TemplateDataset:
         return version if name == pattern.replace(PLACEHOLDER, version) and name.endswith(after) else None
 
 
-@dataclass(frozen=True)
-class Template:
+class Template(Struct, frozen=True):
     """What releases of a channel are made of: datasets by name, and labels."""
 
     datasets: tuple[TemplateDataset, ...]

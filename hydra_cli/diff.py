@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import click
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from handlers.core.errors import EXIT_PENDING
 from handlers.core.model import Dataset, File, Release
@@ -22,8 +23,7 @@ MOST_FILES = 50  # of each dataset, for people; JSON has all
 _TONES = {"added": Tone.GOOD, "removed": Tone.BAD, "changed": Tone.WARN, "same": Tone.DIM}
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Struct, frozen=True):
     """One file of one dataset: `how` is added, removed or changed; sizes in bytes, None where it is not."""
 
     path: str
@@ -32,8 +32,7 @@ class Change:
     after: int | None = None
 
 
-@dataclass(frozen=True)
-class DatasetDiff:
+class DatasetDiff(Struct, frozen=True):
     """One dataset in both releases; None where a release has not got it."""
 
     name: str
@@ -52,8 +51,7 @@ class DatasetDiff:
         return "changed" if self.files or moved else "same"
 
 
-@dataclass(frozen=True)
-class Diff:
+class Diff(Struct, frozen=True):
     """All datasets of two releases, `a` before `b`."""
 
     a: Release
@@ -79,7 +77,7 @@ class Diff:
                     "bytes_to_fetch": one.fetch,
                     "before": _data(one.before),
                     "after": _data(one.after),
-                    "files": [vars(change) for change in one.files],
+                    "files": [asdict(change) for change in one.files],
                 }
                 for one in self.datasets
             },

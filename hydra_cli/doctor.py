@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from handlers import settings
 from handlers.adapters.consul_http import Address, Transport
@@ -34,8 +34,7 @@ AREAS = {
 }
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Struct, frozen=True):
     """All findings."""
 
     findings: Sequence[Finding]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.core.model import RAM, VolumeInfo
 from hydra_cli.output import size, span
@@ -30,8 +31,7 @@ class Level(StrEnum):
     FAIL = "fail"
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One line: what was looked at, how it is, and what to do about it."""
 
     name: str

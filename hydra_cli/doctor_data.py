@@ -8,7 +8,9 @@ any more what the release names, whether its version is still there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from handlers.adapters.parallel import at_once
 from handlers.adapters.ports import KV, Objects, Source
@@ -29,8 +31,7 @@ GONE = "publish the data again as a new version; nodes that have it keep it"
 UNSURE = "look at the credentials, and whether the object store answers"
 
 
-@dataclass(frozen=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """What cannot be fetched of one release; `sure` False = the store did not answer, so nobody knows."""
 
     release: Release

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from handlers.adapters.ports import KV, Objects
 from handlers.adapters.snapshot import load
@@ -53,8 +54,7 @@ class Lists:
         return sum(to_fetch(files, (self.of(header) for header in headers)).values())
 
 
-@dataclass(frozen=True)
-class Fetch:
+class Fetch(Struct, frozen=True):
     """What one node has to fetch of a release with `total` bytes."""
 
     node: str

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from msgspec import Struct
 
 from handlers.adapters.bodies import Bodies
 from handlers.adapters.local import LocalState
@@ -35,8 +35,7 @@ hydra get prod/search/places data/places -o json
 _LOOK_S = 0.2
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """The release to fetch: header, its digest, list of files."""
 
     release: ReleaseId

@@ -13,9 +13,11 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from handlers.adapters.folder import Folder, disk_errors
 from handlers.adapters.local import write_atomic
@@ -31,8 +33,7 @@ HIDDEN, STATE, VOLUME = ".hydra", "get.json", "get"
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(Struct, frozen=True):
     """`ours` are the datasets in the folder that `hydra get` made, `placed` those of this very release.
 
     `older` says of the others which release they are of.

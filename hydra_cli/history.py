@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from handlers.adapters.ports import KV, Entry
 from handlers.core import codec, keys
@@ -20,8 +20,7 @@ from hydra_cli.options import Duration, command
 from hydra_cli.output import Block, Table
 
 
-@dataclass(frozen=True)
-class History:
+class History(Struct, frozen=True):
     """Audit entries, newest first."""
 
     entries: Sequence[Audit]
@@ -73,8 +72,7 @@ def history(context: Context, name: str | None, limit: int, moment: str | None) 
     context.screen.show(History([_audit(entry) for entry in found[:limit]]))
 
 
-@dataclass(frozen=True)
-class Then:
+class Then(Struct, frozen=True):
     """Who served what at `when`; None: of that service nothing is recorded from so long ago."""
 
     when: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
+from msgspec import structs
 
 from handlers import settings as node_settings
 from handlers.adapters.kv import ConsulKV
@@ -47,8 +47,8 @@ def node_run(context: Context, planner: bool, print_unit: bool) -> None:
     scope: Scope = "cluster" if planner else "node"
     own = node_settings.load(context.environ)
     if planner and not context.environ.get("HYDRA_ROOT") and own.root == Path(node_settings.DEFAULT_ROOT):
-        own = dataclasses.replace(own, root=Path(PLANNER_ROOT))
-    own = dataclasses.replace(own, root=own.root.absolute())
+        own = structs.replace(own, root=Path(PLANNER_ROOT))
+    own = structs.replace(own, root=own.root.absolute())
     if print_unit:
         text = render.unit(own, context.environ, scope, installed())
         context.screen.show(Said(text.rstrip("\n"), {"unit": text}))

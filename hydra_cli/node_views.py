@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.core.model import State
 from handlers.core.world import NodeFacts, replicas_of
@@ -13,8 +14,7 @@ from hydra_cli.output import Block, Cell, Line, Table, Tone, size
 STATE_TONES = {State.SUCCESS: Tone.GOOD, State.FAILED: Tone.BAD, State.DOWNLOADING: Tone.WARN}
 
 
-@dataclass(frozen=True)
-class Nodes:
+class Nodes(Struct, frozen=True):
     """All nodes."""
 
     nodes: Sequence[NodeFacts]
@@ -28,8 +28,7 @@ class Nodes:
         yield node_table(self.nodes)
 
 
-@dataclass(frozen=True)
-class OneNode:
+class OneNode(Struct, frozen=True):
     """One node: what it should hold, how far it is, and its instances."""
 
     facts: NodeFacts

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from handlers import settings
 from handlers.adapters.machine import machine
@@ -19,8 +20,7 @@ from hydra_cli.options import command
 from hydra_cli.output import Block, Line, Table, size
 
 
-@dataclass(frozen=True)
-class Proposal:
+class Proposal(Struct, frozen=True):
     """The volumes that a machine could have; with `table`, people get rows and not the text."""
 
     volumes: Sequence[Proposed]

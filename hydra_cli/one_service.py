@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from handlers.core.errors import Usage
 from handlers.core.model import Ready, ServicePlan, Verdict
@@ -17,8 +19,7 @@ from handlers.core.version import ReleaseId, Version
 from handlers.core.world import Replica, ServiceFacts, World
 
 
-@dataclass(frozen=True)
-class OneService:
+class OneService(Struct, frozen=True, dict=True):
     """A service with its instances (`dead` are those on dead nodes) and what it targets.
 
     `wanted` are the releases that pins, heads and plan name for it and that nobody rejected. `own` are the

@@ -12,10 +12,11 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -36,24 +37,21 @@ class Tone(StrEnum):
     HEAD = "bold"
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """Text with a tone."""
 
     text: str
     tone: Tone = Tone.PLAIN
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(Struct, frozen=True):
     """One line of text."""
 
     text: str
     tone: Tone = Tone.PLAIN
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(Struct, frozen=True):
     """Rows under columns; without rows the sentence `empty` stands there. `right` are columns of numbers."""
 
     columns: tuple[str, ...]
@@ -80,8 +78,7 @@ class Message(Protocol):
         """The content for people."""
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(Struct, frozen=True):
     """A message that is one sentence and its data: what most commands that change something say."""
 
     text: str

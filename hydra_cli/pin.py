@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 
 import click
+from msgspec import Struct
 
 from handlers.adapters.ports import KV
 from handlers.adapters.snapshot import load
@@ -22,8 +22,7 @@ from hydra_cli.options import WRITES, Duration, VersionType, command
 from hydra_cli.output import Said
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a pin is: its key, whose it is, and the channel that it speaks of."""
 
     key: str

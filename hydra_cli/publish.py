@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from handlers.adapters.ports import KV, Objects
 from handlers.core.errors import EXIT_PENDING, Denied, HydraError, SourceNotReady, Usage

@@ -7,7 +7,9 @@ with `--digest`, from the bytes themselves, which are read once and described in
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from handlers.adapters.checks import blake3_hasher
 from handlers.adapters.parallel import at_once, patiently
@@ -26,8 +28,7 @@ HEADS = 32  # requests at once: 100,000 objects must stay bearable
 READS = 8
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(Struct, frozen=True):
     """A manifest object: where it is, the folder (a key) of its paths, its bytes, what it says."""
 
     place: Source

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from handlers.adapters.ports import KV, Objects, Uploads
 from handlers.core import codec, keys
@@ -20,8 +22,7 @@ from hydra_cli.publish_checks import Checker
 from hydra_cli.publish_release import Draft, Standing
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What the command line asks for; `digest`: read the data that no push has described.
 
     `as_of`: as if it were that time (now), for datasets with a rhythm of their own. `stage`: nobody moves
@@ -39,8 +40,7 @@ class Wanted:
     needs: Mapping[Channel, Version] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """A release to announce (`draft`), or one that is published already (`draft` is None)."""
 
     header: Release

@@ -12,7 +12,9 @@ in the way of the next one, which may see other files.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from handlers.adapters.ports import (
     KV,
@@ -45,8 +47,7 @@ from hydra_cli.change import audit, require_environment
 from hydra_cli.context import Context
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """What Consul has of a channel before a publish; `entries` by key as read, None = nothing there."""
 
     entries: Mapping[str, Entry | None]
@@ -66,8 +67,7 @@ class Standing:
         return entry.index if entry else 0
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """A release about to be announced: header, transaction, and the object for a long list of files."""
 
     header: Release

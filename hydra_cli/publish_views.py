@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.core.fits import Fit
 from handlers.core.model import Dataset, Release
@@ -16,8 +17,7 @@ from hydra_cli.output import Block, Line, Table, Tone, size
 from hydra_cli.publish_release import Draft
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(Struct, frozen=True):
     """What a publish did, or with `planned` would do."""
 
     header: Release

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.adapters.ports import KV
 from handlers.core.errors import NotTakenOver, Timeout
@@ -23,8 +24,7 @@ _ROWS = 30  # of instances on a terminal; those that are done go first
 Show = Callable[[Takeover], None]
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How the wait ended, after `seconds`; `in_time` False = before everybody was there."""
 
     takeover: Takeover

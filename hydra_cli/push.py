@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import click
+from msgspec import Struct
 
 from handlers.adapters.ports import ObjectInfo, Objects, Source, Uploads
 from handlers.adapters.send import Job, Local, Sender, Sent, crc64nvme
@@ -27,8 +27,7 @@ from hydra_cli.push_turn import Turn
 STREAMS = 8
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Struct, frozen=True):
     """Where a push goes: the source of one version, and its manifest object."""
 
     source: Source
@@ -82,8 +81,7 @@ def push(context: Context, what: Path, to: str, version: Version | None, streams
     context.screen.show(Said(target.version, fields))
 
 
-@dataclass(frozen=True)
-class _Push:
+class _Push(Struct, frozen=True, dict=True):
     """One push of `files` to `target`: announce that it goes on, send what is missing, describe it."""
 
     context: Context

@@ -13,8 +13,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from handlers.adapters.ports import Objects, Source, Uploads
 from handlers.adapters.send import crc64nvme

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Consul
@@ -29,8 +30,7 @@ NOT_KEPT = (
 )
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """The difference between nodes and KV."""
 
     found: Difference
@@ -67,8 +67,7 @@ class Shown:
             yield Line(f"not heard of what they applied: {', '.join(found.silent)}", Tone.WARN)
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(Struct, frozen=True):
     """What the KV lacks and a node knows."""
 
     root: Path

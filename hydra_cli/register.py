@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import replace
 
 import click
+from msgspec.structs import replace
 
 from handlers.adapters.ports import KV
 from handlers.core import codec, keys

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import click
+from msgspec.structs import replace
 
 from handlers.adapters.snapshot import EVERYTHING, load
 from handlers.core import codec, keys

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.core.model import Ready, Step
 from handlers.core.world import Replica
@@ -152,8 +153,7 @@ def instance_data(replica: Replica) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class ServiceView:
+class ServiceView(Struct, frozen=True):
     """One service in full: what is wrong, its numbers, its instances."""
 
     one: OneService

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from handlers.adapters.snapshot import EVERYTHING, load
 from handlers.core import keys
@@ -33,8 +33,7 @@ _LONGEST_LOOK_S = 5.0  # ages and speeds move on without a change
 _MOST_TROUBLES = 30
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(Struct, frozen=True):
     """Everything at a glance."""
 
     troubles: Sequence[Alarm]

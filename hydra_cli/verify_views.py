@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.adapters.inspection import Copy, Damage, Unit
 from handlers.core.holdings import Piece
@@ -14,8 +15,7 @@ from hydra_cli.output import Block, Cell, Line, Table, Tone, size
 _SPANS = 3  # of one file that the table shows
 
 
-@dataclass(frozen=True)
-class Verified:
+class Verified(Struct, frozen=True):
     """`chosen` of `units` parts of `copies` were compared; `mended` says what --repair did, by copy."""
 
     copies: Sequence[Copy]

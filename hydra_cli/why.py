@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from handlers.adapters.snapshot import EVERYTHING, load
 from handlers.core.names import Service
@@ -21,8 +21,7 @@ from hydra_cli.output import Block, Line, Tone
 _WELL = (Reason.SETTLED, Reason.PINNED, Reason.BARRED, Reason.PASSED)
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """One instance and the sentence about it."""
 
     replica: Replica
@@ -34,8 +33,7 @@ class Answer:
         return [reason.name for reason in Reason if reason.told_in(self.sentence)]
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(Struct, frozen=True):
     """All instances that were asked about."""
 
     service: Service

@@ -5,12 +5,13 @@ It passes the same contract suite as the real one (`tests/contract/test_kv.py`).
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import structs
 
 from handlers.adapters.ports import (
     Cas,
@@ -124,7 +125,7 @@ class FakeKV:
                 if ended.behavior == "delete":
                     del fresh[key]
                 else:
-                    fresh[key] = dataclasses.replace(entry, session="", index=index)
+                    fresh[key] = structs.replace(entry, session="", index=index)
             self._commit(fresh, index)
 
     def get_json(
@@ -231,4 +232,4 @@ def _require(true: bool, key: str, what: str) -> None:
 def _written(old: Entry | None, key: str, value: bytes, index: int, session: str) -> Entry:
     """The entry after a write; one that changes nothing keeps its index."""
     fresh = Entry(key=key, value=value, index=index, session=session)
-    return old if old and dataclasses.replace(fresh, index=old.index) == old else fresh
+    return old if old and structs.replace(fresh, index=old.index) == old else fresh

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from handlers.adapters.ports import Body, PartOf, Source
 from handlers.adapters.send import crc64nvme

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 
 import click
+from msgspec.structs import fields
 
 from handlers.core.discovery import META
 from handlers.core.discovery import READS as READS_META

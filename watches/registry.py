@@ -7,16 +7,16 @@ itself what it needs, so a row only has to ring whenever there may be work, and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from handlers.core import keys
 
 Scope = Literal["node", "cluster"]
 
 
-@dataclass(frozen=True)
-class Watch:
+class Watch(Struct, frozen=True):
     """One row: when what `path` names changes, `handler` runs. `path` takes the node's real name.
 
     Scope `node`: on every node, for its own keys. Scope `cluster`: where a planner runs.

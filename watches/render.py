@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from handlers import resources
 from handlers.adapters.consul_http import Address
@@ -23,8 +25,7 @@ from watches.registry import Scope, Watch
 _LONGEST_SOCKET = 90  # the kernel takes 107 bytes, and supervisord binds to a longer temporary name first
 
 
-@dataclass(frozen=True)
-class Programs:
+class Programs(Struct, frozen=True):
     """Absolute paths of what is started; `setpriv` is empty where there is none."""
 
     python: str
@@ -33,8 +34,7 @@ class Programs:
     setpriv: str = ""
 
 
-@dataclass(frozen=True)
-class Files:
+class Files(Struct, frozen=True):
     """Where the files of one supervisord lie; those of a node and a planner have different names."""
 
     config: Path
@@ -66,8 +66,7 @@ class Files:
         )
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(Struct, frozen=True):
     """One `[program:…]` of supervisord. `signal` ends it."""
 
     name: str
@@ -80,7 +79,7 @@ def supervisord(settings: Settings, node: str, files: Files, programs: Programs,
     watches = [Program(f"watch-{w.name}", _watch(w, node, programs)) for w in registry.of(scope)]
     return _render(
         "supervisord.conf.j2",
-        files={name: _fit(str(path)) for name, path in vars(files).items()},
+        files={name: _fit(str(path)) for name, path in asdict(files).items()},
         scope=scope,
         watches=watches,
         others=_others(files, programs, scope, settings.kubernetes),

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from handlers.adapters.consul_http import Address, Transport
 from handlers.core.errors import HydraError
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgentInfo:
+class AgentInfo(Struct, frozen=True, kw_only=True):
     """The agent that we talk to; `settings` is the rest of what it says about its configuration."""
 
     node: str

@@ -10,15 +10,15 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from handlers.core.errors import HydraError, Timeout, Usage
 
 _LONGEST_LINE = 200
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """How a program ended: its exit code, and the last line that it wrote."""
 
     code: int

@@ -14,9 +14,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
+
+from msgspec import Struct
 
 from handlers.core.errors import Denied, HydraError, Temporary, Usage
 
@@ -26,8 +27,7 @@ _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(Struct, frozen=True):
     """How to reach an agent. `socket_path` (a Unix socket) wins over `host`; `path_prefix` is a proxy's."""
 
     host: str = DEFAULT_ADDRESS
@@ -96,8 +96,7 @@ def _token(environ: Mapping[str, str]) -> str:
     return environ.get("CONSUL_HTTP_TOKEN", "")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A complete answer: status 200 or 404, index to block on (0 where there is none), body, Date header."""
 
     status: int

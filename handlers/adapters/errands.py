@@ -14,8 +14,10 @@ import json
 import os
 import secrets
 import time
-from dataclasses import asdict, dataclass
 from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from handlers.adapters.local import LocalState
 from handlers.core.errors import HydraError, Malformed
@@ -33,8 +35,7 @@ class Kind(StrEnum):
     RESTART = "restart"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Errand:
+class Errand(Struct, frozen=True, kw_only=True):
     """One errand to the pod with this UID, `given` at a second of the epoch; `container` and `signal` where
     it does not mean all of the pod.
     """

@@ -11,9 +11,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.adapters import commands
 from handlers.core.errors import HydraError
@@ -29,8 +30,7 @@ _MAX_SAID = 300  # of an error, in a verdict
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Struct, frozen=True):
     """An instance to ask."""
 
     id: str
@@ -38,8 +38,7 @@ class Target:
     port: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
+class Subject(Struct, frozen=True, kw_only=True):
     """What is looked at: the canaries of a service, and the instances that have not moved yet."""
 
     service: Service

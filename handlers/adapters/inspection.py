@@ -10,7 +10,8 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from handlers.adapters import checks
 from handlers.adapters.folder import Folder
@@ -23,8 +24,7 @@ from handlers.core.spans import Span
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """A dataset of a release on one volume, and the files that it should have."""
 
     volume: str
@@ -32,8 +32,7 @@ class Copy:
     files: Sequence[File]
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(Struct, frozen=True):
     """What is compared at once: a chunk (`span`), or a whole file (None)."""
 
     copy: Copy
@@ -48,8 +47,7 @@ class Unit:
         return self.file.size if self.file.check else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(Struct, frozen=True):
     """Something that is not as the release says; `span` where only a chunk is."""
 
     copy: Copy

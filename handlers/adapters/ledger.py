@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from handlers.adapters.local import LocalState
 from handlers.core.errors import Usage
@@ -20,8 +22,7 @@ from handlers.core.version import ReleaseId
 _NODE, _FAILURES, _UNDESIRED, _VIEWED = "node", "sync/failures", "sync/undesired", "sync/viewed"
 
 
-@dataclass(frozen=True)
-class _Failed:
+class _Failed(Struct, frozen=True):
     """One row of the failures; `digest` is that of the header which failed."""
 
     digest: str

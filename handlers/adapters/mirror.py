@@ -10,7 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from handlers import log
 from handlers.adapters.pods import Api, Expired, Json, Query
@@ -21,8 +22,7 @@ AWAY_S = 1.0
 REMEMBERED = 1000  # UIDs of objects that were deleted
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(Struct, frozen=True):
     """What the API server has for a query; without `known` it cannot be seen now.
 
     `ended`: UIDs of objects that it said were deleted.

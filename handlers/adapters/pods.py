@@ -12,8 +12,9 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from handlers.core.errors import Conflict, Denied, HydraError, Temporary
 from handlers.core.marks import Change
@@ -26,8 +27,7 @@ _REPLACE = "application/merge-patch+json"  # lists whole
 Json = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(Struct, frozen=True):
     """A collection, or the part of it that selectors choose: `api` as `v1`, `apps/v1`; `plural` as `pods`."""
 
     api: str
@@ -41,8 +41,7 @@ class Query:
         return collection(self.api, self.plural, self.namespace)
 
 
-@dataclass(frozen=True)
-class About:
+class About(Struct, frozen=True):
     """An object that an Event is about."""
 
     namespace: str

@@ -7,8 +7,9 @@ All methods raise the errors of `core.errors`: `Temporary` (away, worth another 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+from msgspec import Struct
 
 from handlers.core import source
 from handlers.core.stored import Stored
@@ -16,8 +17,7 @@ from handlers.core.stored import Stored
 Source = source.Source  # what the ports speak of
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One key as Consul has it; `index` is its ModifyIndex, `session` the holder of its lock or empty."""
 
     key: str
@@ -26,24 +26,21 @@ class Entry:
     session: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """All keys below a prefix, and the index to block on for the next change."""
 
     entries: Mapping[str, Entry]
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Set:
+class Set(Struct, frozen=True):
     """Write whatever is there."""
 
     key: str
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Cas:
+class Cas(Struct, frozen=True):
     """Write only if the key's ModifyIndex is `index`; 0 = only if the key does not exist."""
 
     key: str
@@ -51,39 +48,34 @@ class Cas:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Struct, frozen=True):
     """Delete if there."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteCas:
+class DeleteCas(Struct, frozen=True):
     """Delete only if the key's ModifyIndex is `index`."""
 
     key: str
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class CheckIndex:
+class CheckIndex(Struct, frozen=True):
     """Fail the transaction unless the key's ModifyIndex is `index`; 0 = unless it does not exist."""
 
     key: str
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class CheckSession:
+class CheckSession(Struct, frozen=True):
     """Fail the transaction unless `session` holds the lock on the key: the fence of invariant 5."""
 
     key: str
     session: str
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
+class Lock(Struct, frozen=True):
     """Acquire the key's lock for `session` and write; fails when another session holds it."""
 
     key: str
@@ -91,8 +83,7 @@ class Lock:
     session: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unlock:
+class Unlock(Struct, frozen=True):
     """Release the key's lock held by `session` and write."""
 
     key: str
@@ -159,8 +150,7 @@ class Consul(KV, Agent, Protocol):
     """What a handler gets: one client for the KV and for the rest of the agent's API."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
+class ObjectInfo(Struct, frozen=True):
     """One object as S3 has it; `etag` without quotes, `version_id` where `head` finds that there are any."""
 
     key: str
@@ -200,8 +190,7 @@ class Objects(Protocol):
 Body = bytes | bytearray
 
 
-@dataclass(frozen=True, slots=True)
-class PartOf:
+class PartOf(Struct, frozen=True):
     """One part of an unfinished upload; `crc` is its CRC64NVME in base64, empty where the store has none."""
 
     number: int

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from handlers.adapters import checks
 from handlers.adapters.folder import Folder
@@ -23,8 +24,7 @@ from handlers.core.spans import Span
 from handlers.core.version import ReleaseId
 
 
-@dataclass(frozen=True)
-class Complete:
+class Complete(Struct, frozen=True):
     """A complete dataset: its volume, how a folder below it is opened, and its release's list of files."""
 
     piece: Piece

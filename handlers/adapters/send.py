@@ -12,8 +12,9 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from handlers.adapters import checks
 from handlers.adapters.parallel import at_once
@@ -29,8 +30,7 @@ MOST_PARTS = 10_000  # that S3 takes
 MEMORY_BYTES = 512 * 1024**2  # of parts on their way at once
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
+class Local(Struct, frozen=True):
     """A file to send, as it was found: `path` below the dataset, `stamp` tells another content."""
 
     path: str
@@ -52,8 +52,7 @@ class Local:
         return cls(path, real, found.st_size, _stamp(found))
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """A file and where it goes; `there`: the object that is there, None = none.
 
     `may_replace`: an object with other content is what a push left that did not end.
@@ -70,8 +69,7 @@ class Job:
         return self.there.etag if self.there else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """A file as it is in the store, and how many of its bytes this run has sent."""
 
     file: File

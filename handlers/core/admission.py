@@ -7,15 +7,15 @@ fails when anybody changed `slots/<s>` in between.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from handlers.core.budget import Budget
 from handlers.core.model import SlotEntry
 from handlers.core.reasons import Reason
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(Struct, frozen=True):
     """One instance of a service, anywhere. `in_service` None = nobody can tell now."""
 
     node: str
@@ -23,18 +23,15 @@ class Member:
     served: bool
 
 
-@dataclass(frozen=True)
-class Admit:
+class Admit(Struct, frozen=True):
     """The budget allows it to go out."""
 
 
-@dataclass(frozen=True)
-class Repair:
+class Repair(Struct, frozen=True):
     """It is out of service anyway: no permission needed, but it is entered all the same."""
 
 
-@dataclass(frozen=True)
-class Blocked:
+class Blocked(Struct, frozen=True):
     """Not now."""
 
     reason: str

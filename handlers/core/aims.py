@@ -7,8 +7,9 @@ the instance runs them like that already; with whatever is complete on the node,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from handlers.core.model import AliasPlan, Hold, InstanceState, ServicePlan, Verdicts
 from handlers.core.names import Channel
@@ -16,8 +17,7 @@ from handlers.core.reasons import Reason
 from handlers.core.version import ReleaseId, Version
 
 
-@dataclass(frozen=True)
-class Goal:
+class Goal(Struct, frozen=True):
     """What an instance should run now; `media` are the `<alias>/<dataset>` of it that are in RAM.
 
     `drain`: the numbers, when the node's users of RAM have to be out together for it (`drain-node`).

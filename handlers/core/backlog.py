@@ -7,8 +7,9 @@ put before it any more. Used by `hydra channel import`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from handlers.core.version import Version
 from handlers.core.world import ChannelFacts
@@ -16,8 +17,7 @@ from handlers.core.world import ChannelFacts
 PUBLISHED = "published already"
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """One version; `skipped` says why it does not become a release, empty = it does if it is complete."""
 
     version: Version

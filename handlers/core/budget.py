@@ -7,8 +7,9 @@ percentage (rounded up) that stays in service, however many there are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from handlers.core.errors import Usage
 
@@ -16,8 +17,7 @@ Amount = int | str
 """A count (`3`), or a share as text (`25%`)."""
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(Struct, frozen=True):
     """Both texts of a subscription; see `handlers.core.admission` for what is counted."""
 
     max_unavailable: Amount = 1

@@ -8,7 +8,8 @@ more: it counts as by hand when its object has no entry since the last look. Pur
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from handlers.core import codec, keys
 from handlers.core.errors import Malformed
@@ -20,8 +21,7 @@ Audited = Callable[[str], Collection[int]]
 """The ModifyIndexes of all audit entries of an object."""
 
 
-@dataclass(frozen=True)
-class ByHand:
+class ByHand(Struct, frozen=True):
     """One change: `before` and `after` are the versions that the key named, where it names one."""
 
     object: str

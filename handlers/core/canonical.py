@@ -5,13 +5,13 @@ The writing half of `codec`, which says why equal documents must be equal bytes.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
-import typing
 from collections.abc import Mapping
 from json.encoder import encode_basestring as _quoted
 from typing import Any
+
+from msgspec import structs
 
 from handlers.core import model
 
@@ -30,13 +30,7 @@ def text_of(doc: model.Doc, shared: Shared | None = None) -> str:
 @functools.cache
 def fields_of(cls: Any) -> dict[str, tuple[Any, bool]]:
     """Field name → (type, has a default), without `extra`."""
-    hints = typing.get_type_hints(cls)
-    missing = dataclasses.MISSING
-    return {
-        f.name: (hints[f.name], f.default is not missing or f.default_factory is not missing)
-        for f in dataclasses.fields(cls)
-        if f.name != "extra"
-    }
+    return {f.name: (f.type, not f.required) for f in structs.fields(cls) if f.name != "extra"}
 
 
 def _rows(part: model.Part) -> dict[str, Any]:

@@ -7,15 +7,15 @@ decides, or says in a table what each dataset has, so that a person sees which p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
+
+from msgspec import Struct, field
 
 from handlers.core.errors import SourceNotReady, Usage
 from handlers.core.version import Version, newest_common
 
 
-@dataclass(frozen=True, kw_only=True)
-class Offer:
+class Offer(Struct, frozen=True, kw_only=True):
     """What the object store has of one dataset.
 
     `listed` are all versions with a name there; `complete` those that were looked at and are whole;
@@ -30,8 +30,7 @@ class Offer:
     incomplete: Mapping[Version, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(Struct, frozen=True, kw_only=True):
     """The release's version, and the version of each dataset (another one only for an own rhythm)."""
 
     version: Version

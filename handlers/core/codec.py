@@ -7,7 +7,6 @@ How each type is read is worked out once per process: a planner reads thousands 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -17,6 +16,8 @@ import typing
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar, Union
+
+from msgspec import Struct
 
 from handlers.core import model
 from handlers.core.budget import parse_amount
@@ -144,9 +145,8 @@ def _reader(kind: Any, name: str = "") -> Callable[[Any], Any]:
         return _mapping_reader(typing.get_args(kind), name)
     if kind is model.File:
         return _file
-    if dataclasses.is_dataclass(kind):
-        part: Any = kind
-        return _part_reader(part)
+    if issubclass(kind, Struct):
+        return _part_reader(kind)
     if kind is bool:
         return _boolean
     if kind in (int, float):

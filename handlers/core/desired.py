@@ -7,10 +7,10 @@ what is proven and what is wrong (with the generation to come), then the documen
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
+
+from msgspec import Struct, field, structs
 
 from handlers.core.acceptance import RECOVER
 from handlers.core.claims import BRAKED, Holds, claims, lost, with_crowds
@@ -29,8 +29,7 @@ from handlers.core.world import NodeFacts, ServiceFacts, World
 MOST_ALARMS = 200  # of a document that must fit into one value
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """What plan wants: `desired` by segment of all nodes, of which `changed` differ from what is written.
 
     `proven` and `rollouts` hold only documents that differ. `held` says why nothing may be planned; then only
@@ -59,7 +58,7 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
     if reason := behind(world, written, remembered):
         alarms = [*world.alarms, Alarm(object="meta", text=f"planning is held: {reason}")]
         seen = max([remembered, *(n.actual.generation for n in world.nodes.values() if n.actual)])
-        told = dataclasses.replace(_alarms(alarms, world.published.generation), seen=seen)
+        told = structs.replace(_alarms(alarms, world.published.generation), seen=seen)
         return Plan(alarms=told, generation=written, held=reason)
     homes, alarms = _homes(world)
     ledger, found = _ledger(world, homes, now)
@@ -74,7 +73,7 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
         if home.node.desired is None or _differs(fresh, home.node.desired) or _below_floor(home, world):
             changed.append(home.node.segment)
         else:
-            fresh = dataclasses.replace(fresh, generation=home.node.desired.generation)
+            fresh = structs.replace(fresh, generation=home.node.desired.generation)
         desired[home.node.segment] = fresh
     generation = generation if changed else max(written, world.published.generation)
     promotions, later, staged = promoted(world, now)
@@ -261,7 +260,7 @@ def _below_floor(home: Home, world: World) -> bool:
 
 def _differs(fresh: Desired, written: Desired) -> bool:
     """Whether the documents differ beyond their generation."""
-    return dataclasses.replace(fresh, generation=written.generation) != written
+    return structs.replace(fresh, generation=written.generation) != written
 
 
 def _proven(world: World, ledger: Ledger) -> dict[Service, Proven]:
@@ -270,7 +269,7 @@ def _proven(world: World, ledger: Ledger) -> dict[Service, Proven]:
     for service, channels in ledger.proven.items():
         facts = world.service(service)
         before = facts.proven
-        fresh = dataclasses.replace(before, channels=channels, nodes=ledger.nodes.get(service, ()))
+        fresh = structs.replace(before, channels=channels, nodes=ledger.nodes.get(service, ()))
         if fresh != before or "proven" in facts.unreadable:
             result[service] = fresh
     return result

@@ -12,7 +12,9 @@ waiting and deleting is in one place and can be tried from every state.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from handlers.core.holdings import NOTHING, Facts, Piece, missing
 from handlers.core.integrity import Level, below
@@ -21,16 +23,14 @@ from handlers.core.room import Room, braked, needed, status, undesired
 from handlers.core.version import ReleaseId
 
 
-@dataclass(frozen=True)
-class Withdraw:
+class Withdraw(Struct, frozen=True):
     """Take back the public name of a release of which data is missing."""
 
     release: ReleaseId
     why: str
 
 
-@dataclass(frozen=True)
-class Publish:
+class Publish(Struct, frozen=True):
     """Give a complete release its public name; `volumes` by dataset."""
 
     release: ReleaseId
@@ -38,16 +38,14 @@ class Publish:
     why: str
 
 
-@dataclass(frozen=True)
-class Delete:
+class Delete(Struct, frozen=True):
     """Remove a release and its data."""
 
     release: ReleaseId
     why: str
 
 
-@dataclass(frozen=True)
-class Download:
+class Download(Struct, frozen=True):
     """Fetch the missing datasets; `volumes` says where each goes."""
 
     release: ReleaseId
@@ -58,8 +56,7 @@ class Download:
 Action = Withdraw | Publish | Delete | Download
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """Actions in the order in which to do them, the state of each desired release, and what is wrong.
 
     `again_at`: when a wait that no event ends is over; `start_at`: when the first of the downloads may begin

@@ -9,7 +9,9 @@ deleted or has ended: its UID never comes back.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from handlers.core.errors import Usage
 from handlers.core.model import Instance
@@ -22,8 +24,7 @@ READS = "hydra_reads"
 Known = Mapping[InstanceKey, Instance]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Registered:
+class Registered(Struct, frozen=True, kw_only=True):
     """One service as Consul's catalog has it on this node; `incarnation` is its CreateIndex.
 
     An agent alone does not know that: it is empty until the catalog can be read.
@@ -37,8 +38,7 @@ class Registered:
     meta: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(Struct, frozen=True, kw_only=True):
     """One look at everything. None means unreadable, which is not the same as empty.
 
     `catalog`: the services of this node. `agent_ids`: the ids that the node's own agent has registered; after
@@ -55,8 +55,7 @@ class Reading:
     agent: tuple[Registered, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Discovery:
+class Discovery(Struct, frozen=True, kw_only=True):
     """The node's instances, since when some of them are missing (seconds), and what is wrong (sentences)."""
 
     instances: Known = field(default_factory=dict)

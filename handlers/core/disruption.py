@@ -7,8 +7,9 @@ takes out more pods than the object allows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.core.budget import Budget, parse_amount
 from handlers.core.errors import Usage
@@ -17,8 +18,7 @@ Json = Mapping[str, Any]
 BUDGETS = ("policy/v1", "poddisruptionbudgets")
 
 
-@dataclass(frozen=True)
-class Workload:
+class Workload(Struct, frozen=True):
     """The pods of a workload as far as budgets ask for them: namespace, labels, how many are wanted."""
 
     namespace: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, get_type_hints
+
+from msgspec import Struct
 
 from handlers.core import policy
 from handlers.core.budget import Amount, parse_amount
@@ -85,8 +86,7 @@ CHANNELS = f"{PREFIX}channels"
 _BUDGET = {"max_unavailable", "min_available"}
 
 
-@dataclass(frozen=True)
-class Enrolment:
+class Enrolment(Struct, frozen=True):
     """A service and what it subscribes to; `stuck` says which PodDisruptionBudget lets no pod out."""
 
     service: Service

@@ -7,9 +7,10 @@ what of it may make room. Where the node has not spoken lately, nobody can tell.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+from msgspec import Struct
 
 from handlers.core.diff import Delete, diff
 from handlers.core.holdings import Facts, Inventory, Piece, Policy, Space, missing
@@ -32,8 +33,7 @@ class Answer(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(Struct, frozen=True):
     """The answer for one node, which releases would have to go, and why it is no plain yes."""
 
     node: str

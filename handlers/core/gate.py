@@ -16,9 +16,10 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from msgspec import Struct
 
 from handlers.core.errors import Usage
 from handlers.core.policy import Url, parse_url
@@ -50,8 +51,7 @@ class Outcome(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(Struct, frozen=True):
     """What a number has to be."""
 
     op: str
@@ -62,8 +62,7 @@ class Bound:
         return _OPS[self.op](value, self.limit if limit is None else limit)
 
 
-@dataclass(frozen=True)
-class HttpCheck:
+class HttpCheck(Struct, frozen=True):
     """Each canary is asked; `field` (parts joined by dots) of its JSON is a number within `bound`."""
 
     url: Url
@@ -71,15 +70,13 @@ class HttpCheck:
     bound: Bound | None = None
 
 
-@dataclass(frozen=True)
-class CommandCheck:
+class CommandCheck(Struct, frozen=True):
     """`[commands]` of the planner's configuration names the program."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class PrometheusCheck:
+class PrometheusCheck(Struct, frozen=True):
     """`[prometheus] url` of the planner's configuration is asked."""
 
     query: str

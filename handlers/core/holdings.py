@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from handlers.core.model import File, Hold, Release
 from handlers.core.names import Channel
 from handlers.core.version import ReleaseId
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(Struct, frozen=True):
     """Room on one volume: bytes and inodes that are needed, or may still be taken above the reserve."""
 
     bytes: int
@@ -44,8 +44,7 @@ class Piece(NamedTuple):
     dataset: str
 
 
-@dataclass(frozen=True)
-class Inventory:
+class Inventory(Struct, frozen=True):
     """What is on the volumes: complete and started datasets with their volume, published releases."""
 
     complete: Mapping[Piece, str] = field(default_factory=dict)
@@ -58,8 +57,7 @@ class Inventory:
         return self.released | {piece.release for piece in self.complete}
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """Why a release could not be taken over; it is tried again at `next_try` (`when` is that for people)."""
 
     reason: str
@@ -67,8 +65,7 @@ class Failure:
     when: str = ""
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """The node's limits that deletion goes by; see `settings.Limits`."""
 
     unused_grace_s: float
@@ -76,8 +73,7 @@ class Policy:
     brake_share: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """All that the decision depends on.
 
     `bodies` are the verified headers, also of releases that are no longer desired, as far as known. `needs`:

@@ -20,8 +20,9 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from handlers.core.errors import Malformed, Usage
 
@@ -47,8 +48,7 @@ class Level(StrEnum):
         return -list(Level).index(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """A parsed check. `unit`: bytes of a chunk or part, 0 where the whole file is one.
 
     `parts`: of how many parts an MD5 of MD5s was made, 0 elsewhere. `value`: the digests, joined.

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from handlers.core import keys, needs
 from handlers.core.integrity import Level
@@ -20,8 +22,7 @@ from handlers.core.version import ReleaseId, Version
 from handlers.core.world import ChannelFacts, NodeFacts, World
 
 
-@dataclass
-class Ledger:
+class Ledger(Struct, dict=True):
     """What all nodes have in common: the world, the service plans, each release's digest as first planned.
 
     `proven`, `nodes` and `turns` are what is known of each service: its good releases, where its instances
@@ -163,8 +164,7 @@ def _least(channel: ChannelFacts | None, before: str | None) -> str | None:
     return None if least == Level.SIZE else least
 
 
-@dataclass(frozen=True, kw_only=True)
-class Home:
+class Home(Struct, frozen=True, kw_only=True):
     """One node as plan sees it: what it held so far, and the services that it has instances of.
 
     `selected` are services without an instance here whose subscription wants their data here all the same.

@@ -7,7 +7,8 @@ the node has all that a new instance begins with. So that one has its view at on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from handlers.core.claims import Holds, is_over
 from handlers.core.errors import Usage

@@ -9,8 +9,9 @@ Pure: takes the Node as the API has it. `handlers.nodedesk` looks and acts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from handlers.core.errors import Malformed, Usage
 from handlers.core.model import Desired, ServicePlan
@@ -25,8 +26,7 @@ Complete = Callable[[ReleaseId], bool]
 """Whether all of a release is on this node."""
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What the administrator asks for; `filled` names the service of each filled-label."""
 
     startup_taint: bool = False
@@ -52,8 +52,7 @@ class Wanted:
         return cls(taint == "1", found)
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Struct, frozen=True):
     """What to write: labels by name, None for one that goes; all taints that stay, None where none goes."""
 
     labels: Mapping[str, str | None]

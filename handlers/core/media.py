@@ -7,7 +7,8 @@ no instance of this node has loaded from it; what does not fit is read from disk
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from handlers.core.holdings import Piece
 from handlers.core.model import Desired, InstanceState
@@ -15,8 +16,7 @@ from handlers.core.names import Channel, InstanceKey
 from handlers.core.version import ReleaseId
 
 
-@dataclass(frozen=True)
-class RamSteps:
+class RamSteps(Struct, frozen=True):
     """`drop` first, then `fill`; `short`: why a wanted copy cannot be filled now, as numbers.
 
     `never` are those of `short` that would not fit even if all copies that are not wanted were gone.

@@ -11,9 +11,10 @@ Pure: takes objects as the Kubernetes API has them (parsed JSON). `handlers.podw
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct, field
 
 from handlers.core.errors import Usage
 from handlers.core.model import Instance, Ready, Step
@@ -44,8 +45,7 @@ BETWEEN = {"ReplicaSet": ("apps/v1", "replicasets"), "Job": ("batch/v1", "jobs")
 Json = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(Struct, frozen=True):
     """The controller of an object."""
 
     kind: str
@@ -53,8 +53,7 @@ class Owner:
     uid: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pod:
+class Pod(Struct, frozen=True, kw_only=True):
     """What of a pod matters here. `gate` is the status of its data-ready condition, empty while it has none.
 
     `gated`: its readiness waits for that condition. `leaving`: it is being deleted. `ended`: it will not run
@@ -97,8 +96,7 @@ def pod_of(value: Json) -> Pod:
     )
 
 
-@dataclass(frozen=True)
-class Container:
+class Container(Struct, frozen=True):
     """A container that runs: its id, and when it began in seconds of the epoch, cut to whole ones."""
 
     id: str
@@ -167,8 +165,7 @@ def instance_of(pod: Pod, top: str, environment: str, serving: bool | None) -> I
     )
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """What the readiness files of a pod say; `releases` and `target` as people read them."""
 
     word: str = ""
@@ -178,8 +175,7 @@ class Shown:
     target: str = ""
 
 
-@dataclass(frozen=True)
-class News:
+class News(Struct, frozen=True):
     """An Event on a pod; `kind` is Normal or Warning."""
 
     kind: str

@@ -24,9 +24,10 @@ The command line checks a subscription with `parse`; nodes use what it returns.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeVar
+
+from msgspec import Struct
 
 from handlers.core.errors import Usage
 from handlers.core.model import Subscription
@@ -43,8 +44,7 @@ _COMMAND = re.compile(r"[A-Za-z0-9_-]+")
 _FIELD = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
-@dataclass(frozen=True)
-class Url:
+class Url(Struct, frozen=True):
     """An endpoint of an instance: no `host` = the instance's address, `port` 0 = its own port."""
 
     path: str
@@ -57,15 +57,13 @@ class Url:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port or port}{self.path}"
 
 
-@dataclass(frozen=True)
-class HttpReload:
+class HttpReload(Struct, frozen=True):
     """POST to the instance; any 2xx means that it has loaded what its view points to."""
 
     url: Url
 
 
-@dataclass(frozen=True)
-class SignalReload:
+class SignalReload(Struct, frozen=True):
     """Send a signal to the process named by a pid file or by supervisord."""
 
     signal: str
@@ -73,8 +71,7 @@ class SignalReload:
     program: str = ""
 
 
-@dataclass(frozen=True)
-class ContainerReload:
+class ContainerReload(Struct, frozen=True):
     """Send a signal to process 1 of a container of the pod; `restart`: TERM, and wait for the next one."""
 
     container: str
@@ -82,32 +79,27 @@ class ContainerReload:
     restart: bool = False
 
 
-@dataclass(frozen=True)
-class DeleteReload:
+class DeleteReload(Struct, frozen=True):
     """Delete the pod: an instance is never given other data, another one takes its place."""
 
 
-@dataclass(frozen=True)
-class RestartReload:
+class RestartReload(Struct, frozen=True):
     """Restart a program of supervisord and wait until it runs."""
 
     program: str
 
 
-@dataclass(frozen=True)
-class SystemdReload:
+class SystemdReload(Struct, frozen=True):
     """Let a unit of systemd reload, or restart where it cannot, and wait for it."""
 
     unit: str
 
 
-@dataclass(frozen=True)
-class NoReload:
+class NoReload(Struct, frozen=True):
     """The service sees the flip of its view by itself."""
 
 
-@dataclass(frozen=True)
-class Frozen:
+class Frozen(Struct, frozen=True):
     """An instance is never moved while it lives."""
 
 
@@ -120,8 +112,7 @@ def makes_another(reload: Reload) -> bool:
     return isinstance(reload, DeleteReload) or (isinstance(reload, ContainerReload) and reload.restart)
 
 
-@dataclass(frozen=True)
-class CommandCall:
+class CommandCall(Struct, frozen=True):
     """Run a command that the node's configuration defines; exit code 0 means done."""
 
     name: str
@@ -130,21 +121,18 @@ class CommandCall:
 WarmUp = HttpReload | CommandCall
 
 
-@dataclass(frozen=True)
-class ByHealth:
+class ByHealth(Struct, frozen=True):
     """Being in service again is the confirmation."""
 
 
-@dataclass(frozen=True)
-class ByHttp:
+class ByHttp(Struct, frozen=True):
     """`field` (parts joined by dots) of the JSON at `url` equals the version, or the versions by alias."""
 
     url: Url
     field: str
 
 
-@dataclass(frozen=True)
-class ByMaps:
+class ByMaps(Struct, frozen=True):
     """The instance's processes have files of the new release open or mapped, and none of the old."""
 
 
@@ -165,8 +153,7 @@ class RamPolicy(StrEnum):
     DRAIN_NODE = "drain-node"
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """The texts of one subscription, understood."""
 
     reload: Reload

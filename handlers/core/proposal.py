@@ -11,8 +11,10 @@ system, 15 % on that of images, 5 % of inodes, 100 MiB of memory. `adapters.mach
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from handlers.core.model import DISK, RAM
 
@@ -26,8 +28,7 @@ _MEMORY = frozenset({"tmpfs", "ramfs"})
 _SYSTEM = ("/boot", "/efi", "/usr", "/etc", "/run", "/proc", "/sys", "/dev", "/snap", "/tmp")  # noqa: S108 - named to be left out
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mount:
+class Mount(Struct, frozen=True, kw_only=True):
     """One mounted file system. `rotational` None = it is no disk; `device` is `major:minor`."""
 
     path: str
@@ -41,8 +42,7 @@ class Mount:
     total_files: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
+class Machine(Struct, frozen=True, kw_only=True):
     """A machine; of several mounts at one path the last one counts."""
 
     root: str
@@ -50,8 +50,7 @@ class Machine:
     mounts: tuple[Mount, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proposed:
+class Proposed(Struct, frozen=True, kw_only=True):
     """One volume; `what` it is, and the row of `/etc/fstab` that is still missing for it (empty: none)."""
 
     name: str

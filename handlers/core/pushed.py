@@ -11,7 +11,8 @@ beside (a single object: below that object's folder).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from handlers.core import codec
 from handlers.core.errors import Integrity, Malformed

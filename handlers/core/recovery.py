@@ -9,7 +9,8 @@ by `hydra recover`. Nothing that is in the KV is changed, but for a head that go
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from handlers.core import codec, keys, model
 from handlers.core.acceptance import RECOVER
@@ -20,8 +21,7 @@ from handlers.core.version import ReleaseId
 from handlers.core.world import World
 
 
-@dataclass(frozen=True, kw_only=True)
-class Behind:
+class Behind(Struct, frozen=True, kw_only=True):
     """A node that knows more than the KV: `applied` is the generation that it took over last."""
 
     node: str
@@ -29,8 +29,7 @@ class Behind:
     releases: tuple[ReleaseId, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
+class Difference(Struct, frozen=True, kw_only=True):
     """`written` is the highest generation that the KV knows of, `floor` the one to go on above.
 
     `refused`: a node holds off what was planned, since it has applied the same generation with other content.
@@ -96,8 +95,7 @@ def _known(world: World, release: ReleaseId) -> bool:
     return channel is not None and (release.version in channel.by_version or channel.deleted)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kept:
+class Kept(Struct, frozen=True, kw_only=True):
     """What one node remembers: its last good `desired`, bodies by release, instances registered by hand."""
 
     desired: model.Desired
@@ -106,8 +104,7 @@ class Kept:
     by_hand: Mapping[InstanceKey, model.Instance] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lost:
+class Lost(Struct, frozen=True, kw_only=True):
     """Documents of one object that the KV lacks, to be written together; `what` is for people."""
 
     object: str

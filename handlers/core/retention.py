@@ -8,8 +8,9 @@ list of files that lies beside it: Hydra owns nothing there.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+
+from msgspec import Struct, field
 
 from handlers.core import codec, keys, model
 from handlers.core.errors import Usage
@@ -22,8 +23,7 @@ AUDIT_KEPT = 50  # entries of each object that stay however old they are
 AUDIT_AGE = timedelta(days=30)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Removal:
+class Removal(Struct, frozen=True, kw_only=True):
     """Keys that go together, in one transaction, or a document that is written again without a part of it.
 
     `object` and `why` are for people; `keys` go if they are as they were read.
@@ -35,8 +35,7 @@ class Removal:
     rewrite: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retention:
+class Retention(Struct, frozen=True, kw_only=True):
     """`removals` in their order; `held` says why there are none but old history."""
 
     removals: tuple[Removal, ...] = ()

@@ -12,8 +12,9 @@ release costs each node. Two rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from handlers.core import integrity
 from handlers.core.integrity import Level
@@ -25,8 +26,7 @@ Files = Mapping[str, Sequence[File]]
 W = TypeVar("W")
 
 
-@dataclass(frozen=True, slots=True)
-class Held(Generic[W]):
+class Held(Struct, Generic[W], frozen=True):
     """A file that is held; `where` its dataset is."""
 
     where: W

@@ -15,8 +15,10 @@ step may be repeated: a run that dies anywhere is followed by one that reads the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from enum import Enum
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from handlers.core.aims import Goal, release_ids
 from handlers.core.model import InstanceState, Ready, ServicePlan, Step
@@ -43,8 +45,7 @@ def _repointed(state: InstanceState, aim: Goal) -> bool:
     return any(state.channels.get(alias, channel) != channel for alias, channel in aim.channels.items())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """What is seen of an instance at one moment.
 
     `shown` is the word in its state file, `view` where its view points; `astray`: to a channel that is not
@@ -77,8 +78,7 @@ class Do(Enum):
     HALT = "write a verdict"
 
 
-@dataclass(frozen=True)
-class Next:
+class Next(Struct, frozen=True):
     """Do `do`, then write `state` (nothing to write when it is the state that was given)."""
 
     do: Do

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from handlers.core.errors import Usage
 
@@ -17,8 +18,7 @@ _TERM = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(Struct, frozen=True):
     """The label has this value; or not, where not `wanted`."""
 
     label: str
@@ -30,8 +30,7 @@ class Term:
         return (labels.get(self.label, "") == self.value) is self.wanted
 
 
-@dataclass(frozen=True)
-class Selector:
+class Selector(Struct, frozen=True):
     """All of the terms; without any, every node."""
 
     terms: tuple[Term, ...] = ()

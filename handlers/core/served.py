@@ -7,7 +7,8 @@ confirmed; on a dead node it runs nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from handlers.core.model import Served, ServedChange
 from handlers.core.names import Service

@@ -12,9 +12,11 @@ begins with. Where a header that would tell is lost, what was planned last stays
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from handlers.core import needs
 from handlers.core.gate import Outcome
@@ -29,8 +31,7 @@ Aliases = Mapping[str, AliasPlan]
 Proven = Mapping[Channel, tuple[Version, ...]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Planned:
+class Planned(Struct, frozen=True, kw_only=True, dict=True):
     """A service for all its nodes alike; `own` are the aliases of instances that say what they read."""
 
     plan: ServicePlan
@@ -90,8 +91,7 @@ def planned(
     return Planned(plan=plan, own=found), alarms
 
 
-@dataclass(frozen=True)
-class _Joint:
+class _Joint(Struct, frozen=True):
     """One service, asked for one kind of its instances after the other."""
 
     world: World

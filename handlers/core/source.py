@@ -11,8 +11,9 @@ and it never carries a secret.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Self
+
+from msgspec import Struct
 
 from handlers.core.errors import Usage
 
@@ -34,8 +35,7 @@ _FORMS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """One object or (ending in `/`) prefix: `scheme://bucket/key`.
 
     `bucket` is the host (and port) of a web server, and empty for files; `key` is what follows the slash.

@@ -12,8 +12,9 @@ read only where a row names them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from handlers.core.errors import Malformed, Usage
 from handlers.core.source import SCHEMES, WEB, Source
@@ -48,8 +49,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 _MUST_BE_NAMED = ("http", "file")
 
 
-@dataclass(frozen=True)
-class SourceRow:
+class SourceRow(Struct, frozen=True):
     """One row: what is below `prefix`, and how it is reached."""
 
     prefix: str
@@ -74,8 +74,7 @@ class SourceRow:
         return result
 
 
-@dataclass(frozen=True)
-class SourceTable:
+class SourceTable(Struct, frozen=True):
     """All rows; without any, S3 as the environment says, and web servers with TLS."""
 
     rows: Sequence[SourceRow] = ()

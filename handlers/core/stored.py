@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from handlers.core import integrity
 from handlers.core.errors import Malformed
@@ -25,8 +26,7 @@ NO_S3 = "unknown"
 _OTHER_ETAGS = ("aws:kms", "aws:kms:dsse", "customer", NO_S3)  # with which an ETag is no MD5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class Stored(Struct, frozen=True, kw_only=True):
     """What the store says of one object: `checksums` by kind as base64, `kind` of them `FULL_OBJECT` or not.
 
     `encryption` is empty, `AES256`, `aws:kms`, …, `customer` for a key of the customer's, or `NO_S3`.

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from handlers.core.model import InstanceState, Ready, State, Step
 from handlers.core.names import Channel, Service
@@ -28,8 +29,7 @@ class Stage(StrEnum):
     BLOCKED = "blocked"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """One live instance of one subscribed service; bytes of the download of its node (0 = unknown)."""
 
     service: Service
@@ -42,8 +42,7 @@ class Progress:
     speed: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Takeover:
+class Takeover(Struct, frozen=True, kw_only=True):
     """The release in the eyes of everybody who should run it; `blocked` says why a service will not."""
 
     release: ReleaseId

@@ -12,8 +12,9 @@ Order comes from sequence numbers; the only clock is `now`, for pins that end by
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from msgspec import Struct, field
 
 from handlers.core.gate import Outcome
 from handlers.core.model import Alarm, AliasPlan, Pin, Verdict
@@ -21,8 +22,7 @@ from handlers.core.version import ReleaseId, Version
 from handlers.core.world import ChannelFacts, ServiceFacts, World
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(Struct, frozen=True, kw_only=True):
     """All that decides about one alias of one service; `last` is what was planned before for this channel.
 
     `unread` and `unmet` are releases that cannot be read, and whose needs are not met, with why; `no_start`

@@ -20,8 +20,10 @@ interrupted.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from handlers.core import keys
 from handlers.core.errors import Usage
@@ -37,8 +39,7 @@ from handlers.core.world import NodeFacts, Replica, ServiceFacts, World
 SHOWN = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Turns:
+class Turns(Struct, frozen=True, kw_only=True):
     """`waits` says why instances that are not in `goes` (slot ids) wait; empty = everybody may move.
 
     `rollout` is the document to write, `due` when it will be different without anything else changing.
@@ -50,8 +51,7 @@ class Turns:
     due: datetime | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Case:
+class _Case(Struct, frozen=True, kw_only=True):
     """One service while a release is on its way; `order` are its live instances as their turns come.
 
     One that reads something else is not among them: it waits for nobody.

@@ -7,9 +7,10 @@ that decisions hold the last good state instead of acting on a gap.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from handlers.core import model
 from handlers.core.freshness import Fresh
@@ -28,8 +29,7 @@ _ROLLOUT = model.Rollout()
 _TALLY = model.Tally()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChannelFacts:
+class ChannelFacts(Struct, frozen=True, kw_only=True, dict=True):
     """All documents of one channel; `releases` in the order of their sequence, `digests` of their headers.
 
     `unreadable` has `settings`, `head`, `pin`, `staged` and `releases/<version>` where these do not parse.
@@ -62,8 +62,7 @@ class ChannelFacts:
         return {release.version: release for release in self.releases}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServiceFacts:
+class ServiceFacts(Struct, frozen=True, kw_only=True):
     """All documents of one service; `pins` by alias.
 
     `unreadable` has the names of these fields, and `pin/<alias>`.
@@ -86,8 +85,7 @@ class ServiceFacts:
         return self.subscription is not None and self.subscription.tombstone is not None
 
 
-@dataclass(frozen=True, kw_only=True)
-class NodeFacts:
+class NodeFacts(Struct, frozen=True, kw_only=True):
     """All documents of one node; `name` as it really is, `segment` as it stands in keys.
 
     `known` = it has documents below `nodes/`; without them it was forgotten (`gone`), or they were lost.
@@ -142,8 +140,7 @@ class Replica(NamedTuple):
     state: model.InstanceState | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class World:
+class World(Struct, frozen=True, kw_only=True, dict=True):
     """Everything that was read; nodes by segment.
 
     `published` is the alarms document as plan wrote it last, `alarms` what was wrong while reading now.

@@ -1,6 +1,5 @@
 """Readiness files by a real consul-template on a real Consul: never blank, never unready by mistake."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Delete, Set
@@ -65,9 +65,7 @@ class Node:
 
 def document(sequence: int, **words: str) -> bytes:
     named = {"a": A, "b": B}
-    states = {
-        named[n]: dataclasses.replace(STATE, id=named[n].segment, state=Ready(w)) for n, w in words.items()
-    }
+    states = {named[n]: structs.replace(STATE, id=named[n].segment, state=Ready(w)) for n, w in words.items()}
     return codec.encode(States(node=NODE, sequence=sequence, instances=states))
 
 
@@ -108,7 +106,7 @@ def test_files_follow_the_document(node: Node) -> None:
 
     node.shows(A, "draining")
     node.shows(B, "ready")
-    draining = json.loads(readiness(dataclasses.replace(STATE, state=Ready.DRAINING)))
+    draining = json.loads(readiness(structs.replace(STATE, state=Ready.DRAINING)))
     # Each file is written by itself: one follows the other within moments.
     wait_until(lambda: node.told(A) == draining, what="readiness.json of A follows too")
     wait_until(lambda: node.told(B).get("id") == B.segment, what="readiness.json of B follows too")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import asdict
 
 from handlers.adapters.ports import Cas, CheckIndex, Source
 from handlers.core import codec, keys, model
@@ -121,7 +122,7 @@ def test_release_of_another_publisher_in_other_bytes_is_still_the_same(desk: Des
     release = header(desk, 1)
     ref = model.ManifestRef(digest=codec.digest(raw), bytes=len(raw))
     desk.kv.put(keys.manifest(PLACES, v(1)), raw)
-    fields = {**vars(release), "manifest": ref}
+    fields = {**asdict(release), "manifest": ref}
     desk.kv.put(keys.release(PLACES, v(1)), codec.encode(model.Release(**fields)))
 
     assert desk.publish("-o", "json").json["result"] == "unchanged"

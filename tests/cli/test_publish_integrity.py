@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
+from msgspec.structs import asdict
 
 from handlers.adapters import checks
 from handlers.adapters.objects import S3Objects
@@ -211,7 +212,7 @@ def test_release_published_before_its_checks_were_known_is_the_same(desk: Desk) 
     }
     raw = codec.encode(model.Manifest(files=plain))
     desk.kv.put(keys.manifest(PLACES, v(1)), raw)
-    old = {**vars(release), "manifest": model.ManifestRef(digest=codec.digest(raw), bytes=len(raw))}
+    old = {**asdict(release), "manifest": model.ManifestRef(digest=codec.digest(raw), bytes=len(raw))}
     desk.kv.put(keys.release(PLACES, v(1)), codec.encode(model.Release(**old)))
     desk.uploads.heads.clear()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 import typing
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Struct, structs
 
 from handlers.core import codec, model
 from handlers.core.canonical import Shared
@@ -57,7 +57,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return amounts | st.none() if type(None) in arguments else amounts
     if origin is not None:
         return st.none() | values(arguments[0])
-    if dataclasses.is_dataclass(kind):
+    if issubclass(kind, Struct):
         return parts(kind)
     if issubclass(kind, StrEnum):
         return st.sampled_from(list(kind))
@@ -78,8 +78,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 def parts(cls: Any) -> st.SearchStrategy[Any]:
     """Any document or part of this class, with some fields that nobody knows."""
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: values(hints[f.name]) for f in dataclasses.fields(cls) if f.name != "extra"}
+    fields = {f.name: values(f.type) for f in structs.fields(cls) if f.name != "extra"}
     if cls is model.Desired:
         ram = st.dictionaries(st.tuples(SCOPED, WORDS).map("/".join), VERSIONS, max_size=2)
         fields["ram"] = ram
@@ -285,7 +284,7 @@ class TestPins:
 
 def test_parts_in_common_are_written_once_and_alike() -> None:
     plans = DESIRED.services
-    documents = [dataclasses.replace(DESIRED, node=f"n{number}") for number in range(3)]
+    documents = [structs.replace(DESIRED, node=f"n{number}") for number in range(3)]
     shared: Shared = {}
 
     assert [codec.encode(d, shared) for d in documents] == [codec.encode(d) for d in documents]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from datetime import timedelta
 
 import pytest
+from msgspec import structs
 
 from handlers.core import codec, keys, model
 from handlers.core.canonical import Shared
@@ -349,7 +349,7 @@ class TestHeldOff:
         cluster.run()
         known = codec.decode(model.Instances, cluster[keys.instances("n3")], "n3")
         wrong = "Consul service 'api': meta hydra_service: no such name"
-        cluster.put(keys.instances("n3"), dataclasses.replace(known, alarms=(wrong,)))
+        cluster.put(keys.instances("n3"), structs.replace(known, alarms=(wrong,)))
         assert texts(cluster.run()) == f"node/n3: {wrong}"
 
     def test_forgotten_node_is_left_alone_without_alarm(self, cluster: Cluster) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from handlers.core.codec import decode, encode
 from handlers.core.discovery import Discovery, Reading, Registered, discover
@@ -20,7 +19,7 @@ DROP_S = 60.0
 def row(instance_id: str, service: str | None = PLACES, **more: object) -> Registered:
     meta = {} if service is None else {"hydra_service": service}
     base = Registered(id=instance_id, name="places", address="10.0.0.1", port=80, incarnation="7", meta=meta)
-    return dataclasses.replace(base, **more)  # type: ignore[arg-type]
+    return structs.replace(base, **more)
 
 
 def reading(*rows: Registered, by_hand: dict[InstanceKey, Instance] | None = None) -> Reading:
@@ -103,7 +102,7 @@ def test_even_without_a_time_one_read_is_not_enough() -> None:
 def test_nothing_goes_while_something_is_unreadable(unreadable: str) -> None:
     start = reading(row("places-1"), by_hand=hand("job-1"))
     state = discover(Discovery(), start, 0, DROP_S)
-    blind = dataclasses.replace(reading(), **{unreadable: None})  # type: ignore[arg-type]
+    blind = structs.replace(reading(), **{unreadable: None})
     for now in (100, 200, 300):
         state = discover(state, blind, now, DROP_S)
 
@@ -141,7 +140,7 @@ def test_service_that_only_the_agent_knows_is_an_instance_while_the_catalog_is_a
 
     found = {key: instance.incarnation for key, instance in state.instances.items()}
     assert found == {key("places-1"): "7", key("places-2"): ""}
-    state = discover(state, dataclasses.replace(alone, agent=of_agent[:1]), 100, DROP_S)
+    state = discover(state, structs.replace(alone, agent=of_agent[:1]), 100, DROP_S)
     assert state.instances.keys() == found.keys()
     state = discover(state, reading(row("places-1"), row("places-2", incarnation="9")), 200, DROP_S)
     assert state.instances[key("places-2")].incarnation == "9"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from handlers.core.enrolment import ORIGIN, RELEASE_LABEL, enrolment, is_ours
 from handlers.core.errors import Usage

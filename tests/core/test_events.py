@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from msgspec import structs
 
 from handlers.core import keys
 from handlers.core.events import noticed
@@ -54,7 +55,7 @@ def test_new_head_new_verdict_and_the_way_back_are_told(cluster: Cluster) -> Non
     assert told(look(cluster, second)) == told(second)  # until it has arrived
 
     cluster.runs("n1", places=2)
-    moved = look(cluster, Told(**{**vars(second), "pending": ()}))
+    moved = look(cluster, structs.replace(second, pending=()))
     assert told(moved) == []
     cluster.runs("n1", places=1)
     assert told(look(cluster, moved)) == [
@@ -70,7 +71,7 @@ def test_instance_that_is_not_on_its_target_for_too_long_is_stuck_once(cluster: 
 
     late = look(cluster, first, 11)
     assert told(late) == [("stuck", f"{COMPLETE}: i0 on n1 waits for something")]
-    again = look(cluster, Told(**{**vars(late), "pending": ()}), 20)
+    again = look(cluster, structs.replace(late, pending=()), 20)
     assert told(again) == []
 
     cluster.runs("n1", places=2)

@@ -1,9 +1,9 @@
 """Where a manifest object is looked for, and what differs between it and what is there."""
 
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from handlers.core import pushed
 from handlers.core.errors import Integrity

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
+from msgspec import structs
 
 from handlers.core import codec, keys, model
 from handlers.core.entries import read
@@ -72,7 +72,7 @@ class TestCountAndAge:
     ) -> None:
         age_s = None if age_days is None else int(age_days * DAY_S)
         channel = cluster.world().channels[PLACES]
-        channel = dataclasses.replace(
+        channel = structs.replace(
             channel, settings=model.ChannelSettings(keep_releases=count, keep_age_s=age_s)
         )
 
@@ -123,7 +123,7 @@ class TestProtected:
         hold = model.Hold(digest="x", sequence=1)
         cluster.put(
             keys.desired("n1"),
-            dataclasses.replace(held, releases={**held.releases, f"{PLACES}@{v(1)}": hold}),  # type: ignore[dict-item]
+            structs.replace(held, releases={**held.releases, f"{PLACES}@{v(1)}": hold}),
         )
         assert removed(cluster) == gone(2, 3)
 

@@ -1,10 +1,10 @@
 """The steps of one instance: a table of situations, each with what comes next."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from handlers.core.aims import Goal, goal, start
 from handlers.core.model import AliasPlan, InstanceState, Ready, ServicePlan, Step, Verdict, Verdicts

@@ -10,11 +10,12 @@ writes with compare-and-set behind a fence. All else (processes, sessions, templ
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from handlers.core.admission import Admit, Blocked, Member, admission
 from handlers.core.aims import Goal, goal, start

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from handlers.core.diff import Delete, Download, diff
 from handlers.core.holdings import Facts, Inventory, Piece, Space, start_delay_s

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import timedelta
 
 import pytest
+from msgspec import structs
 
 from handlers.core import codec, keys, model
 from handlers.core.names import InstanceKey
@@ -256,8 +256,8 @@ class TestLabels:
         key = keys.instances("n1")
         known = codec.decode(model.Instances, cluster[key], key)
         newer = InstanceKey.of(COMPLETE, "i1")
-        reads = dataclasses.replace(known.instances[newer], reads=Reads.parse("format<=5"))
-        cluster.put(key, dataclasses.replace(known, instances={**known.instances, newer: reads}))
+        reads = structs.replace(known.instances[newer], reads=Reads.parse("format<=5"))
+        cluster.put(key, structs.replace(known, instances={**known.instances, newer: reads}))
         cluster.run()
         assert cluster.alias(instance="i0").target == v(2)
         assert cluster.alias(instance="i1").target == v(3)

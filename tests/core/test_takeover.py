@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from msgspec import structs
 
 from handlers.core import codec, keys, model
 from handlers.core.model import State, Step
@@ -43,8 +42,8 @@ def change(cluster: Cluster, node: str, **fields: object) -> None:
     """Change what the one instance of a node says."""
     key = keys.states(node)
     old = codec.decode(model.States, cluster[key], key)
-    found = {k: dataclasses.replace(i, **fields) for k, i in old.instances.items()}  # type: ignore[arg-type]
-    cluster.put(key, dataclasses.replace(old, instances=found))
+    found = {k: structs.replace(i, **fields) for k, i in old.instances.items()}
+    cluster.put(key, structs.replace(old, instances=found))
 
 
 def test_all_run_it_is_complete(cluster: Cluster) -> None:

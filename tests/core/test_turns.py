@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from handlers.core import codec, keys, model
 from handlers.core.desired import Plan
@@ -382,7 +383,7 @@ def test_cordoned_nodes_are_not_waited_for() -> None:
 def test_stale_pause_text_begins_the_pause_anew() -> None:
     fleet = Fleet(wave_by="zone", wave_pause_s=60)
     fleet.move("n1", "n2")
-    fleet.put(keys.rollout(COMPLETE), dataclasses.replace(fleet.rollout(), until="soon"))
+    fleet.put(keys.rollout(COMPLETE), structs.replace(fleet.rollout(), until="soon"))
 
     made = fleet.later(30)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from msgspec import structs
 
 from handlers.core import codec, keys, model
 from handlers.core.reasons import Reason
@@ -37,8 +36,8 @@ def change(cluster: Cluster, **fields: object) -> None:
     """Let the node say something else of its instance."""
     key = keys.states("n1")
     states = codec.decode(model.States, cluster[key], key)
-    fresh = {k: dataclasses.replace(state, **fields) for k, state in states.instances.items()}  # type: ignore[arg-type]
-    cluster.put(key, dataclasses.replace(states, instances=fresh))
+    fresh = {k: structs.replace(state, **fields) for k, state in states.instances.items()}
+    cluster.put(key, structs.replace(states, instances=fresh))
 
 
 def test_instance_on_its_target_waits_for_nothing(cluster: Cluster) -> None:

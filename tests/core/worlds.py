@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+
+from msgspec import structs
 
 from handlers.core import codec, keys, model
 from handlers.core.desired import Plan, plan
@@ -100,7 +101,7 @@ class Cluster(dict[str, bytes]):
         self.put(key, model.Verdicts(releases={**old.releases, rid(number, channel): found}))
 
     def control(self, service: Service = COMPLETE, **fields: object) -> None:
-        self.put(keys.control(service), dataclasses.replace(model.Control(), **fields))  # type: ignore[arg-type]
+        self.put(keys.control(service), structs.replace(model.Control(), **fields))
 
     def node(
         self, name: str, *services: Service, alive: bool = True, replicas: int = 1, reads: str = ""
@@ -214,5 +215,5 @@ def order_of(desired: model.Desired) -> model.Desired:
 
     Both depend on which runs of plan wrote it.
     """
-    releases = {release: dataclasses.replace(hold, crowd=1) for release, hold in desired.releases.items()}
-    return dataclasses.replace(desired, generation=0, releases=releases)
+    releases = {release: structs.replace(hold, crowd=1) for release, hold in desired.releases.items()}
+    return structs.replace(desired, generation=0, releases=releases)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Consul, Objects, Source
@@ -224,4 +226,4 @@ class Node:
 
     def limit(self, **changes: float) -> None:
         """Change limits of the node's configuration."""
-        self.limits = replace(self.limits, **changes)  # type: ignore[arg-type]
+        self.limits = replace(self.limits, **changes)

@@ -249,7 +249,7 @@ def test_cheap_end_imports_nothing_heavy_and_asks_nobody(machine: Path) -> None:
     imported = {line.rpartition("|")[2].strip() for line in stderr.splitlines()}
     assert code == 0
     assert "handlers.doorbell" in imported
-    assert not imported & {"dataclasses", "http.client", "logging", "handlers.settings", "typing"}
+    assert not imported & {"http.client", "logging", "handlers.settings", "msgspec", "typing"}
 
 
 def test_without_a_watch_nobody_waits_for_input() -> None:

@@ -11,11 +11,11 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from msgspec.structs import replace
 
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Set

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 FORMAT = 1
 DISK = "DISK"
@@ -16,15 +17,13 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(Struct, frozen=True, kw_only=True):
     """A nested object of a document."""
 
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Doc(Part):
+class Doc(Part, frozen=True, kw_only=True):
     """A whole document; has `format` and `about` in JSON."""
 
     def title(self) -> str:
@@ -32,8 +31,7 @@ class Doc(Part):
         return type(self).__name__
 
 
-@dataclass(frozen=True, kw_only=True)
-class Note(Part):
+class Note(Part, frozen=True, kw_only=True):
     """Who did something, when and why: tombstones, cordons, rejections, pins."""
 
     who: str = ""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+from msgspec import field
+from msgspec.structs import replace
 
 from handlers.core.budget import Amount
 from handlers.core.model.base import Doc, Part, count
@@ -13,8 +15,7 @@ from handlers.core.reading import EVERYTHING, Reads
 from handlers.core.version import ReleaseId, Version
 
 
-@dataclass(frozen=True, kw_only=True)
-class VolumeInfo(Part):
+class VolumeInfo(Part, frozen=True, kw_only=True):
     """A directory for data: `cls` is DISK, RAM or a class by name; sizes in bytes, 0 = no own budget.
 
     `namespaces`: what the channels of `<env>/<namespace>` may take of it together; others share the rest.
@@ -26,8 +27,7 @@ class VolumeInfo(Part):
     namespaces: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class NodeInfo(Doc):
+class NodeInfo(Doc, frozen=True, kw_only=True):
     """`nodes/<node>/info`; `node` is the name as it really is, `consul_node` the name that its agent has.
 
     `health` is what its timer says of the Hydra there (`core.freshness`), as discover last saw it.
@@ -44,8 +44,7 @@ class NodeInfo(Doc):
         return f"Node {self.node} with volumes {', '.join(sorted(self.volumes))}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Instance(Part):
+class Instance(Part, frozen=True, kw_only=True):
     """One replica of a service on one node.
 
     `health` is `consul` (the checks of the Consul service `consul_name` with id `id`), `kubernetes`
@@ -67,8 +66,7 @@ class Instance(Part):
     reads: Reads = EVERYTHING
 
 
-@dataclass(frozen=True, kw_only=True)
-class Instances(Doc):
+class Instances(Doc, frozen=True, kw_only=True):
     """`nodes/<node>/instances` (written by discover) and `nodes/<node>/registrations` (by operators).
 
     `alarms` are discover's: what is registered in a way that makes no sense.
@@ -81,8 +79,7 @@ class Instances(Doc):
         return count(len(self.instances), "instance")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cordon(Doc):
+class Cordon(Doc, frozen=True, kw_only=True):
     """`nodes/<node>/cordon`."""
 
     who: str = ""
@@ -93,8 +90,7 @@ class Cordon(Doc):
         return f"Cordoned by {self.who or 'somebody'}: no new data and no reloads here"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forgotten(Doc):
+class Forgotten(Doc, frozen=True, kw_only=True):
     """`nodes/<node>/forgotten`: the tombstone of a node; without effect once the node is back."""
 
     node: str = ""
@@ -106,8 +102,7 @@ class Forgotten(Doc):
         return f"Forgotten by {self.who or 'somebody'}: retain removes what is left of this node"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hold(Part):
+class Hold(Part, frozen=True, kw_only=True):
     """A release that a node holds: SHA-256 of its header in KV, its sequence, and why it is held.
 
     `least_integrity`: what its channel demands; nothing that is protected less is fetched. None = anything.
@@ -126,8 +121,7 @@ class Hold(Part):
     needs: Mapping[Channel, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AliasPlan(Part):
+class AliasPlan(Part, frozen=True, kw_only=True):
     """What a service runs under one alias.
 
     `target` is where instances move; `start` what a new instance begins with; None = nothing yet.
@@ -142,15 +136,13 @@ class AliasPlan(Part):
     passed: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class InstancePlan(Part):
+class InstancePlan(Part, frozen=True, kw_only=True):
     """What one instance runs by alias, where that is not what the others of its service here run."""
 
     aliases: Mapping[str, AliasPlan]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServicePlan(Part):
+class ServicePlan(Part, frozen=True, kw_only=True):
     """All that a node must know to move its instances of one service.
 
     Most fields are as in the subscription, so that nodes and plan go on where that is lost. `retry` are
@@ -196,8 +188,7 @@ class ServicePlan(Part):
         return not self.waits or instance.segment in self.goes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Desired(Doc):
+class Desired(Doc, frozen=True, kw_only=True):
     """`desired/<node>`: what plan wants of one node. `ram`: version in RAM by `<channel>/<dataset>`."""
 
     node: str
@@ -221,8 +212,7 @@ class State(StrEnum):
     FAILED = "FAILED"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReleaseStatus(Part):
+class ReleaseStatus(Part, frozen=True, kw_only=True):
     """One release on one node; `next_try` is a time for people; `integrity` by dataset."""
 
     state: State
@@ -232,8 +222,7 @@ class ReleaseStatus(Part):
     integrity: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Actual(Doc):
+class Actual(Doc, frozen=True, kw_only=True):
     """`actual/<node>`: the generation that sync took over and how far each release is."""
 
     node: str
@@ -246,8 +235,7 @@ class Actual(Doc):
         return f"Node {self.node} holds {done} of {count(len(self.releases), 'release')}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Download(Part):
+class Download(Part, frozen=True, kw_only=True):
     """Progress of one release: bytes done and in all, bytes per second."""
 
     done: int
@@ -255,8 +243,7 @@ class Download(Part):
     speed: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class VolumeUse(Part):
+class VolumeUse(Part, frozen=True, kw_only=True):
     """Room on a volume: `size` is what all releases may take of it, `free` what is left now, both in bytes
     above the reserve and within the budget; `files` are inodes; `namespaces` what is left of their budgets.
     Of a volume that shares its file system, `free` is what the budget leaves: see `JointRoom`.
@@ -271,16 +258,14 @@ class VolumeUse(Part):
     holds: Mapping[ReleaseId, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class JointRoom(Part):
+class JointRoom(Part, frozen=True, kw_only=True):
     """What is free for several volumes together, because they are on one file system: bytes and inodes."""
 
     free: int
     files: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress(Doc):
+class Progress(Doc, frozen=True, kw_only=True):
     """`progress/<node>`: downloads and free bytes by volume, for people; and for whoever publishes, `volumes`
     and the rooms of those on one file system (`joint`, by `room.joint_room`).
     """

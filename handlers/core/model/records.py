@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import field
 
 from handlers.core.model.base import Doc, Part, count
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServedChange(Part):
+class ServedChange(Part, frozen=True, kw_only=True):
     """Since `when`, these `instances` (`<node>/<id>`) run `releases`; empty: nothing, they are gone."""
 
     when: str
@@ -17,8 +17,7 @@ class ServedChange(Part):
     instances: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Served(Doc):
+class Served(Doc, frozen=True, kw_only=True):
     """`served/<s>/now`, and `served/<s>/<time>` of the past: who of a service ran what.
 
     `start` are the instances by what they ran at the time `since` (`<alias> <version>`, joined by commas),
@@ -34,8 +33,7 @@ class Served(Doc):
         return f"Who ran what since {self.since}: {count(len(self.changes), 'change')}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Orders(Doc):
+class Orders(Doc, frozen=True, kw_only=True):
     """`recorded/channels`, `recorded/services`, `recorded/nodes`: the orders that were looked at last.
 
     By key (below the version folder) its ModifyIndex, followed by the version that it names, if it does.
@@ -49,8 +47,7 @@ class Orders(Doc):
         return f"{count(len(self.seen), 'order')} as last looked at by record"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event(Part):
+class Event(Part, frozen=True, kw_only=True):
     """Something that `[notify]` tells: `kind` is published, halted, returned or stuck."""
 
     kind: str
@@ -59,8 +56,7 @@ class Event(Part):
     when: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Told(Doc):
+class Told(Doc, frozen=True, kw_only=True):
     """`recorded/told`: what was noticed so far, and `pending`, which must still be delivered.
 
     `heads` by channel; `halted` verdict ids; `common` by `<service> <alias>` the version that all instances

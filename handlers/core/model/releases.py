@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from handlers.core.model.base import FORMAT, Doc, Note, Part, count
 from handlers.core.names import Channel
 from handlers.core.version import Version
 
 
-@dataclass(frozen=True, kw_only=True)
-class Meta(Doc):
+class Meta(Doc, frozen=True, kw_only=True):
     """`meta`: which environments live here; nodes and plan hold while it is missing."""
 
     environments: tuple[str, ...]
@@ -21,8 +21,7 @@ class Meta(Doc):
         return f"Hydra's KV, format {FORMAT}, serving {', '.join(self.environments) or 'no environment yet'}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChannelSettings(Doc):
+class ChannelSettings(Doc, frozen=True, kw_only=True):
     """`channels/<c>/settings`; a `tombstone` says that the channel is deleted.
 
     `propagate`: what the canaries of one service find bad is bad for all services of the channel.
@@ -42,8 +41,7 @@ class ChannelSettings(Doc):
         return f"Keeps {count(self.keep_releases, 'release')}, {self.keep_on_nodes} of them on nodes{least}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pin(Doc):
+class Pin(Doc, frozen=True, kw_only=True):
     """`…/pin`: written by hand as the bare version, or as this document."""
 
     version: Version
@@ -55,8 +53,7 @@ class Pin(Doc):
         return f"Pinned to {self.version}" + (f": {self.why}" if self.why else "")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Staged(Doc):
+class Staged(Doc, frozen=True, kw_only=True):
     """`channels/<c>/staged`: a release for the nodes alone; `at` its time it becomes the head."""
 
     version: Version
@@ -68,8 +65,7 @@ class Staged(Doc):
         return f"{self.version} is staged" + (f", and becomes the head at {self.at}" if self.at else "")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rejected(Doc):
+class Rejected(Doc, frozen=True, kw_only=True):
     """`channels/<c>/rejected/<version>`."""
 
     who: str = ""
@@ -80,8 +76,7 @@ class Rejected(Doc):
         return f"Rejected by {self.who or 'somebody'}: {self.why or 'no reason given'}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unfetchable(Doc):
+class Unfetchable(Doc, frozen=True, kw_only=True):
     """`channels/<c>/unfetchable`: releases whose data cannot be fetched any more, with the reason."""
 
     releases: Mapping[Version, str] = field(default_factory=dict)
@@ -93,8 +88,7 @@ class Unfetchable(Doc):
         return f"The data of {found} cannot be fetched any more, found {self.who or 'somebody'}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dataset(Part):
+class Dataset(Part, frozen=True, kw_only=True):
     """One dataset of a release; `source` has the version filled in and ends in `/` for a prefix.
 
     `as_name` is the file name of a single object on nodes. `integrity` is the level of its least protected
@@ -111,8 +105,7 @@ class Dataset(Part):
     pushed: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ManifestRef(Part):
+class ManifestRef(Part, frozen=True, kw_only=True):
     """Where the list of files is: in `manifests/…`, or in `object`; `digest` is that of its bytes."""
 
     digest: str
@@ -120,8 +113,7 @@ class ManifestRef(Part):
     object: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Release(Doc):
+class Release(Doc, frozen=True, kw_only=True):
     """`releases/<c>/<version>`: create-only header of one immutable set of datasets.
 
     `needs`: by channel the oldest release of it beside which this one may be run.
@@ -143,8 +135,7 @@ class Release(Doc):
         return f"Release {self.sequence} of {self.channel}: {count(len(self.datasets), 'dataset')}, {size}"
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Struct, frozen=True):
     """One file of a dataset: path below the dataset, bytes, and the ETag (with its quotes stripped).
 
     `check` says how its bytes are known to be right (`core.integrity`), empty: not at all. `version_id` is
@@ -158,8 +149,7 @@ class File:
     version_id: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest(Doc):
+class Manifest(Doc, frozen=True, kw_only=True):
     """`manifests/<c>/<version>` or the object beside the data: the files of each dataset."""
 
     files: Mapping[str, tuple[File, ...]]
@@ -168,8 +158,7 @@ class Manifest(Doc):
         return f"The {count(sum(len(f) for f in self.files.values()), 'file')} of this release"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ManifestElsewhere(Doc):
+class ManifestElsewhere(Doc, frozen=True, kw_only=True):
     """`manifests/<c>/<version>` when the list is too large for KV: the object that holds it."""
 
     object: str
@@ -180,8 +169,7 @@ class ManifestElsewhere(Doc):
         return f"The list of files is in {self.object}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pushed(Doc):
+class Pushed(Doc, frozen=True, kw_only=True):
     """`<source without its last slash>.hydra.json` beside data on S3: its files, with digests.
 
     `hydra push` writes it with `complete` false before the first file, and whole after the last one. Until
@@ -203,16 +191,14 @@ class Pushed(Doc):
         return f"The {count(len(self.files), 'file')} that {self.who or 'somebody'} pushed here"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Alarm(Part):
+class Alarm(Part, frozen=True, kw_only=True):
     """Something wrong that a person should look at; `object` like `channel/prod/search/places`."""
 
     object: str
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Alarms(Doc):
+class Alarms(Doc, frozen=True, kw_only=True):
     """`alarms`, written by plan; `generation` is the highest that it announced, also to nodes now gone.
 
     `seen`: while planning is held, the highest one that any node or this planner knows of.
@@ -226,8 +212,7 @@ class Alarms(Doc):
         return count(len(self.alarms), "alarm") if self.alarms else "No alarm"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Audit(Doc):
+class Audit(Doc, frozen=True, kw_only=True):
     """`audit/<object>/<time>-<id>`: who changed what; `before` and `after` are short texts."""
 
     object: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import field
 
 from handlers.core.budget import Amount
 from handlers.core.model.base import Doc, Note, Part
@@ -12,8 +13,7 @@ from handlers.core.reading import EVERYTHING, Reads
 from handlers.core.version import ReleaseId, Version
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subscription(Doc):
+class Subscription(Doc, frozen=True, kw_only=True):
     """`services/<s>/subscription`: channels by alias and how instances are moved; or a tombstone.
 
     `reload`, `confirm`, `drain` are texts as in `handlers.core.policy`, the budget (`max_unavailable`, or
@@ -57,8 +57,7 @@ class Subscription(Doc):
         return "Reads " + ", ".join(f"{a} from {c}" for a, c in sorted(self.channels.items()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Control(Doc):
+class Control(Doc, frozen=True, kw_only=True):
     """`services/<s>/control`: an operator's orders for the rollouts of one service.
 
     `retry` names verdict ids that no longer hold; `abort` releases that nobody may run or move to; `promote`
@@ -81,8 +80,7 @@ class Control(Doc):
         return "Rollouts are paused" if self.paused else "Rollouts may go on"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict(Part):
+class Verdict(Part, frozen=True, kw_only=True):
     """What was found of one release.
 
     `halted` by an instance: moves stop. By the check of canaries: `bad` (instances go back), `inconclusive`
@@ -102,8 +100,7 @@ class Verdict(Part):
         return self.verdict != "good"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdicts(Doc):
+class Verdicts(Doc, frozen=True, kw_only=True):
     """`verdicts/<s>`."""
 
     releases: Mapping[ReleaseId, Verdict] = field(default_factory=dict)
@@ -113,8 +110,7 @@ class Verdicts(Doc):
         return "; ".join(found) or "No verdict"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SlotEntry(Part):
+class SlotEntry(Part, frozen=True, kw_only=True):
     """One instance that is out of service for a reload; outlives the session that made it.
 
     `left`: it was deleted for its reload, and its place is kept since then for the one that comes instead.
@@ -127,8 +123,7 @@ class SlotEntry(Part):
     left: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Slots(Doc):
+class Slots(Doc, frozen=True, kw_only=True):
     """`slots/<s>`: who is out, by `<node>.<id>`."""
 
     out: Mapping[str, SlotEntry] = field(default_factory=dict)
@@ -137,8 +132,7 @@ class Slots(Doc):
         return f"Out of service for a reload: {', '.join(sorted(self.out)) or 'nobody'}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proven(Doc):
+class Proven(Doc, frozen=True, kw_only=True):
     """`proven/<s>`, written by plan: what nobody sees from one node alone.
 
     `channels`: by channel what all live instances confirmed, newest last. `nodes`: the real names of all
@@ -154,8 +148,7 @@ class Proven(Doc):
         return f"Proven: {newest or 'nothing yet'}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rollout(Doc):
+class Rollout(Doc, frozen=True, kw_only=True):
     """`rollouts/<s>`, written by plan: how far releases are that not every instance may move to yet.
 
     `ordered` = the service has an order to keep, also when its subscription is lost. `stage` is empty when
@@ -176,8 +169,7 @@ class Rollout(Doc):
         return f"{what}: {self.reason or 'every instance may move'}" if what else "Nobody waits for a turn"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tally(Doc):
+class Tally(Doc, frozen=True, kw_only=True):
     """`gates/<s>`: the looks of the check of canaries so far, and what the last one saw."""
 
     releases: tuple[ReleaseId, ...] = ()

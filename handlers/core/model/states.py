@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import field
 
 from handlers.core.model.base import Doc, Part, count
 from handlers.core.names import Channel, InstanceKey, Service
@@ -33,8 +34,7 @@ class Step(StrEnum):
     RETURN = "return"
 
 
-@dataclass(frozen=True, kw_only=True)
-class InstanceState(Part):
+class InstanceState(Part, frozen=True, kw_only=True):
     """What reload says of one instance.
 
     `releases` are what it has confirmed, by alias, and `channels` where these are from (an alias that is not
@@ -64,8 +64,7 @@ class InstanceState(Part):
         return self.releases.get(alias) == version and channel in (None, self.channels.get(alias, channel))
 
 
-@dataclass(frozen=True, kw_only=True)
-class States(Doc):
+class States(Doc, frozen=True, kw_only=True):
     """`states/<node>`: consul-template renders readiness files from it. `sequence` rises at each write."""
 
     node: str
