@@ -35,6 +35,7 @@ class Rooms:
         self._volumes = volumes
         self.taking = taking or Taking(volumes.root)
         self._local = LocalState(volumes.root)
+        self._in_memory = functools.cache(in_memory)  # asked again and again; a machine may have many mounts
 
     def all(self) -> dict[str, Space]:
         """What may still be taken: of each volume, of each namespace that has a budget on one, and jointly of
@@ -75,7 +76,7 @@ class Rooms:
         with disk_errors(f"volume {name}"), self._volumes.folder(name) as folder:
             stat = os.fstatvfs(folder.fd)
             free = stat.f_bavail * stat.f_frsize - info.reserve_bytes
-            if in_memory(os.fstat(folder.fd).st_dev):
+            if self._in_memory(os.fstat(folder.fd).st_dev):
                 # shared with all programs; its own size is only a limit
                 free = min(free + info.reserve_bytes, memory.available() - info.reserve_bytes)
         # some file systems do not count inodes
