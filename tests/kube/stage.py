@@ -139,6 +139,16 @@ class Installed:
         pods = self.cluster.items("pods", self.namespace, labels=label, fields=fields)
         return dict(next(pod for pod in pods if "deletionTimestamp" not in pod["metadata"]))
 
+    def node_restarts(self) -> dict[str, int]:
+        """How often Hydra's programs were started again, by the name of their pod on each node."""
+        pods = [self.pod("node", node) for node in self.cluster.nodes]
+        return {
+            pod["metadata"]["name"]: row["restartCount"]
+            for pod in pods
+            for row in pod["status"]["containerStatuses"]
+            if row["name"] == "hydra"
+        }
+
     @contextlib.contextmanager
     def without_consul(self) -> Iterator[None]:
         """The server refuses everybody: as if its process had ended, but it has its KV afterwards."""
