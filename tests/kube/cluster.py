@@ -317,6 +317,15 @@ class Cluster:
         command = [str(program("kubectl")), f"--kubeconfig={self.kubeconfig}", *words]
         return run(*command, given=given, check=check).stdout
 
+    @contextlib.contextmanager
+    def cordoned(self, node: str) -> Iterator[None]:
+        """No new pod comes to this node during the block."""
+        self.kubectl("cordon", node)
+        try:
+            yield
+        finally:
+            self.kubectl("uncordon", node)
+
     def get(self, *words: str) -> Any:
         """`kubectl get … -o json`, read."""
         return json.loads(self.kubectl("get", *words, "-o", "json"))

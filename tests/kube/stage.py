@@ -164,11 +164,13 @@ class Installed:
 
     @contextlib.contextmanager
     def agents_of_nodes(self) -> Iterator[None]:
-        """Each node runs an agent of Consul that is no pod, and Hydra's pods use that one.
+        """Each node runs an agent of Consul that is no pod, and Hydra's pods use that one; they also see all
+        processes of their node.
 
-        It goes on with what the sidecar knew of itself, so to Consul it is the same agent.
+        The agent goes on with what the sidecar knew of itself, so to Consul it is the same one.
         """
-        self.upgrade(consul={**self.values()["consul"], "agent": "host"})
+        values = self.values()
+        self.upgrade(consul={**values["consul"], "agent": "host"}, node={**values["node"], "hostPID": True})
         self.await_rollout()
         for node in self.cluster.nodes.values():
             where = (f"-node={node.name}", f"-bind={node.address}", f"-client={node.address}")

@@ -32,6 +32,13 @@ def test_base_for_kustomize_is_the_chart_as_rendered() -> None:
     assert run(str(program("kubectl")), "kustomize", str(BASE)).stdout
 
 
+def test_who_may_see_all_processes_may_look_into_them_and_nobody_else_may() -> None:
+    watchful = "add: [SYS_PTRACE, DAC_READ_SEARCH]"
+
+    assert template("--set", "node.hostPID=true").count(watchful) == 1
+    assert watchful not in template()
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -78,6 +78,29 @@ def test_service_scaled_to_zero_comes_back_on_its_release_and_its_views_end(
     assert stage.waited() < SECONDS
 
 
+def test_service_that_comes_back_in_the_morning_on_a_new_node_begins_with_the_release_of_the_night(
+    scene: Callable[[str], Scene],
+) -> None:
+    stage = scene("morning")
+    with stage.cluster.cordoned("n2"):
+        stage.serve(replicas=2)
+        stage.scale(0)
+        until("no pod is left", lambda: not stage.pods())
+        stage.publish(V2)
+
+    with stage.cluster.cordoned("n1"), stage.lookout() as lookout:
+        new = stage.cluster.nodes["n2"].root / "releases" / stage.channel
+        assert not new.exists()
+        stage.scale(4)
+        stage.await_running(V2, 4)
+        until("all pods get traffic", lambda: len(stage.endpoints()) == 4)
+
+    assert {pod["spec"]["nodeName"] for pod in stage.pods()} == {"n2"}
+    assert (new / V2).is_dir()
+    assert not (new / V1).exists()
+    assert lookout.most_out == 0  # they began with it: nobody was reloaded
+
+
 @pytest.mark.parametrize("left", [2, 0])
 def test_new_pod_is_ready_within_seconds_without_planner_and_consul(
     scene: Callable[[str], Scene], left: int

@@ -18,6 +18,16 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
+{{- /* Who sees all processes of the node may also look into them: at their files (SYS_PTRACE), whoever they run as. */ -}}
+{{- define "hydra.watchful" -}}
+{{- include "hydra.confined" . }}
+    add: [SYS_PTRACE, DAC_READ_SEARCH]
+{{- if semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version }}
+  # the usual profile lets a container look into those of the same profile only
+  appArmorProfile: {type: Unconfined}
+{{- end }}
+{{- end }}
+
 {{- /* Pages of a tmpfs are charged to whoever writes them: memory is that of the programs and all of RAM's. */ -}}
 {{- define "hydra.nodeResources" -}}
 {{- $ram := int .Values.ram.sizeMi -}}
