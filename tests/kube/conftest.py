@@ -11,7 +11,8 @@ import pytest
 
 from tests.kube.cluster import FOLDERS, Cluster, alone, sweep
 from tests.kube.images import Images, cache
-from tests.kube.stage import Installed, Scene
+from tests.kube.installed import Installed
+from tests.kube.stage import Scene
 
 LAST = ("test_uninstall.py", "test_guarded.py")  # one takes Hydra away, one installs it in another way
 LIMIT_S = 1500  # of one test; images and cluster are made in the first, after another run has ended

@@ -13,7 +13,7 @@ from hydra_cli import acl
 from hydra_cli.programs import program
 from tests.kube.cluster import HOST, run, until
 from tests.kube.images import ROOT
-from tests.kube.stage import ENVIRONMENT, Installed
+from tests.kube.installed import ENVIRONMENT, Installed
 
 ADDRESS = f"{HOST}:8500"  # of the only server, which runs on this machine, outside of Kubernetes
 CLEAN = """

@@ -11,7 +11,8 @@ from handlers.core import keys
 from handlers.core.errors import Denied
 from tests.kube.conftest import FAILED
 from tests.kube.guarded import ADDRESS, Guarded
-from tests.kube.stage import V1, V2, Installed, Scene
+from tests.kube.installed import Installed
+from tests.kube.stage import V1, V2, Scene
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 
 from hydra_cli.programs import program
 from tests.kube.cluster import API, run
-from tests.kube.stage import Installed, Scene
+from tests.kube.installed import Installed
+from tests.kube.stage import Scene
 
 
 def answer(hydra: Installed, role: str, *words: str) -> str:
