@@ -31,8 +31,8 @@ from hydra_cli.programs import program
 from tests import servers
 from tests.bench import fleet, proc, usage
 from tests.bench.report import Findings, Row, amount
-from tests.kube.cluster import until
 from tests.kube.control import ControlPlane
+from tests.kube.programs import until
 
 NODES, WORKLOADS, REPLICAS = 200, 50, 20
 REPLACED = 5  # workloads

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tests.kube.cluster import Cluster, run, until
+from tests.kube.cluster import Cluster
 from tests.kube.images import ROOT
+from tests.kube.programs import run, until
 
 TRAFFIC = ROOT / "tests" / "kube" / "traffic.py"
 

@@ -12,233 +12,31 @@ Needs root, and what `tools/kubernetes/setup.sh` installs. Images are not pulled
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import json
-import os
 import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 from hydra_cli.programs import program
 from tests.kube import documents
-from tests.kube.documents import GROUP
+from tests.kube.leftovers import BRIDGE, make_cgroups, remove_cgroups, unmount_below
+from tests.kube.node import FORWARDING, HOST, PODS, Node
+from tests.kube.programs import LIMIT_S, Programs, run, until
 
-HOST = "10.77.0.1"
-BRIDGE = "hydra-kube"
-FOLDERS = "/tmp/hydra-kube-"  # of all runs; a short path: containerd's sockets lie below it
-LOCK = Path("/tmp/hydra-kube.lock")
 API_PORT = 6443
 API = f"https://{HOST}:{API_PORT}"
-SERVICES, PODS = "10.79.0.0/24", "10.78.0.0/16"
+SERVICES = "10.79.0.0/24"
 TOKEN = "admin-of-a-test"
 GROUPS = {"endpointslices": "apis/discovery.k8s.io/v1"}  # where the API has those that are not at its core
-PRIVATE = (  # folders that each node has for itself
-    "/run",
-    "/var/lib/kubelet",
-    "/var/lib/containerd",
-    "/var/lib/cni",
-    "/var/lib/hydra",
-    "/var/lib/hydra-consul",
-    "/var/log/pods",
-    "/var/log/containers",
-)
-SYSTEM_CONTROLS = {"/proc/sys/net/ipv4/ip_forward": "1"}
-LIMIT_S = 120.0
-
-
-class Failed(AssertionError):
-    """Something did not happen in time; the text ends with what the programs said last."""
-
-
-def until(what: str, true: Callable[[], object], limit_s: float = LIMIT_S) -> Any:
-    """Look again and again until the answer is true, and return it; fails after `limit_s`."""
-    end = time.monotonic() + limit_s
-    while True:
-        if answer := true():
-            return answer
-        if time.monotonic() > end:
-            raise Failed(f"after {limit_s:g} s still not so: {what}")
-        time.sleep(0.1)
-
-
-class Programs:
-    """The processes of one machine, simulated or not: started in `inside`, with their logs in `folder`."""
-
-    def __init__(self, folder: Path, inside: Sequence[str] = ()) -> None:
-        self.folder, self.inside = folder, list(inside)
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, name: str, *command: object, environ: Mapping[str, str] | None = None) -> None:
-        """Start a program that dies with this process, however that ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tied = ["setpriv", "--pdeathsig", "KILL"]
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.running[name] = subprocess.Popen(
-                [*tied, *self.inside, *tied, *map(str, command)]
-                if self.inside
-                else [*tied, *map(str, command)],
-                env={**os.environ, **(environ or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
-        """End one program; by force where it does not follow within 10 s."""
-        running = self.running.pop(name)
-        running.send_signal(how)
-        try:
-            running.wait(10)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
-
-    def stop_all(self) -> None:
-        for name in reversed(list(self.running)):
-            self.stop(name)
-
-    def last_words(self) -> str:
-        """The end of each log, for whoever has to find out what went wrong."""
-        texts = [f"--- {f.name}\n{_tail(f)}" for f in sorted(self.folder.glob("*.log"))]
-        return "\n".join(texts)
-
-
-def _tail(file: Path) -> str:
-    return "\n".join(file.read_text(errors="replace").splitlines()[-12:])
-
-
-class Node:
-    """One node: namespaces, containerd, kubelet, kube-proxy."""
-
-    def __init__(self, name: str, number: int, folder: Path, cluster: Cluster) -> None:
-        self.name, self.number, self.folder, self._cluster = name, number, folder, cluster
-        self.address, self.pods = f"10.77.0.{10 + number}", f"10.78.{number}.0/24"
-        self.netns = f"hydra-kube-{name}"
-        self.holder: subprocess.Popen[bytes] | None = None
-        self.programs = Programs(folder / "log")
-
-    def prepare(self) -> None:
-        """The namespaces, and containerd in them."""
-        self._wire()
-        self._hold()
-        self._configure()
-        containerd = ("/usr/bin/containerd", "--config", self.folder / "containerd.toml")
-        self.programs.start("containerd", *containerd)
-
-    def load(self) -> None:
-        """Give containerd the images: what takes long, and may be done for several nodes at once."""
-        until(f"containerd of {self.name}", lambda: self.ctr("version", check=False).returncode == 0)
-        for image in self._cluster.images:
-            self.ctr("-n", "k8s.io", "images", "import", "--all-platforms", str(image))
-
-    def start(self) -> None:
-        """kubelet, which joins the cluster, and kube-proxy."""
-        self.start_kubelet()
-        self.programs.start("kube-proxy", program("kube-proxy"), "--config", self.folder / "kube-proxy.yaml")
-
-    def start_kubelet(self) -> None:
-        """kubelet alone, also again."""
-        self.programs.start(
-            "kubelet",
-            program("kubelet"),
-            f"--config={self.folder}/kubelet.yaml",
-            f"--kubeconfig={self._cluster.kubeconfig}",
-            f"--hostname-override={self.name}",
-            f"--node-ip={self.address}",
-        )
-
-    def stop_kubelet(self) -> None:
-        """Without its containers, which go on."""
-        self.programs.stop("kubelet")
-
-    def enter(self, *command: object, mounts: bool = True) -> list[str]:
-        """How `command` is run in this node's namespaces."""
-        assert self.holder is not None
-        kinds = ["--net", *(["--mount"] if mounts else [])]
-        return ["nsenter", f"--target={self.holder.pid}", *kinds, *map(str, command)]
-
-    def ctr(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Ask the node's containerd."""
-        command = self.enter("ctr", "-a", "/run/containerd/containerd.sock", *words)
-        return run(*command, check=check)
-
-    @property
-    def root(self) -> Path:
-        """What the node sees as /var/lib/hydra."""
-        return self.folder / "mounts" / "var-lib-hydra"
-
-    def stop(self) -> None:
-        """Everything, containers included; may be called again."""
-        if self.holder is not None:
-            self.programs.stop_all()
-            _kill_containers(f"{self.folder}/mounts/")
-            self.holder.kill()
-            self.holder.wait()
-            self.holder = None
-        run("ip", "link", "delete", f"{BRIDGE}-{self.number}", check=False)
-        run("ip", "netns", "delete", self.netns, check=False)
-
-    def _wire(self) -> None:
-        """A network namespace on the bridge, which knows where the pods of the other nodes are."""
-        host, inner = f"{BRIDGE}-{self.number}", "eth0"
-        run("ip", "netns", "add", self.netns)
-        run("ip", "link", "add", host, "type", "veth", "peer", "name", inner, "netns", self.netns)
-        run("ip", "link", "set", host, "master", BRIDGE, "up")
-        inside = ("ip", "-n", self.netns)
-        run(*inside, "address", "add", f"{self.address}/24", "dev", inner)
-        for link in ("lo", inner):
-            run(*inside, "link", "set", link, "up")
-        run(*inside, "route", "add", "default", "via", HOST)
-        run("ip", "route", "add", self.pods, "via", self.address)
-        for other in self._cluster.nodes.values():
-            if other is not self:
-                run(*inside, "route", "add", other.pods, "via", other.address)
-
-    def _hold(self) -> None:
-        """A process that keeps the node's namespaces, with folders of the node's own mounted in them."""
-        binds = []
-        for path in PRIVATE:
-            own = self.folder / "mounts" / path.strip("/").replace("/", "-")
-            own.mkdir(parents=True, exist_ok=True)
-            Path(path).mkdir(parents=True, exist_ok=True)
-            binds.append(f"mount --bind {own} {path}")
-        # shared inside, so that what is mounted on the node reaches containers (HostToContainer)
-        steps = ["mount --make-rshared /", *binds, "echo held && exec sleep infinity"]
-        script = " && ".join(steps)
-        self.holder = subprocess.Popen(
-            [
-                # not `ip netns exec`: that hides /sys/fs/cgroup
-                *("setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{self.netns}"),
-                *("unshare", "--mount", "--propagation", "private", "sh", "-c", script),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert self.holder.stdout is not None
-        with self.holder.stdout as said:
-            if said.readline() != b"held\n":
-                raise Failed(f"the namespaces of {self.name} could not be made")
-        run(*self.enter("sh", "-c", f"echo 1 > {next(iter(SYSTEM_CONTROLS))}", mounts=False))
-        self.programs.inside = self.enter()
-
-    def _configure(self) -> None:
-        files = documents.of_node(self.name, self.folder, self.pods, self._cluster.kubeconfig, PODS)
-        for name, text in files.items():
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
 
 
 class Cluster:
@@ -252,9 +50,8 @@ class Cluster:
 
     def start(self) -> None:
         """Everything; returns when all nodes are Ready."""
-        for path, value in SYSTEM_CONTROLS.items():
-            Path(path).write_text(value)
-        _make_cgroups(self.nodes)
+        FORWARDING.write_text("1")
+        make_cgroups(self.nodes)
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "address", "add", f"{HOST}/24", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
@@ -308,8 +105,8 @@ class Cluster:
             run("ip", "route", "delete", node.pods, check=False)
         run("ip", "link", "delete", BRIDGE, check=False)
         run("iptables", "-D", "FORWARD", "-i", BRIDGE, "-o", BRIDGE, "-j", "ACCEPT", check=False)
-        _unmount_below(self.folder)
-        _remove_cgroups()
+        unmount_below(self.folder)
+        remove_cgroups()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def kubectl(self, *words: str, given: str | None = None, check: bool = True) -> str:
@@ -402,86 +199,5 @@ class Stream:
                 self._connection.sock.shutdown(socket.SHUT_RDWR)
 
 
-def run(*command: str, given: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; fails with all that it said, unless `check` is false."""
-    answer = subprocess.run(command, input=given, capture_output=True, text=True)
-    if check and answer.returncode:
-        said = f"{answer.stdout}{answer.stderr}".strip()
-        raise Failed(f"{' '.join(command)} ended with {answer.returncode}:\n{said}")
-    return answer
-
-
-def sweep() -> None:
-    """Take away what a run left that was killed; only while no other run goes on (`alone`)."""
-    _kill_containers(FOLDERS)
-    for namespace in Path("/run/netns").glob(f"{BRIDGE}-*"):
-        run("ip", "netns", "delete", namespace.name, check=False)
-    for link in Path("/sys/class/net").glob(f"{BRIDGE}*"):
-        run("ip", "link", "delete", link.name, check=False)
-    for folder in Path("/").glob(f"{FOLDERS.strip('/')}*"):
-        _unmount_below(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-    _remove_cgroups()
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Wait for other runs on this machine to end: all use the same addresses."""
-    with LOCK.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _knows_unsafe_no_fsync() -> bool:
     return "unsafe-no-fsync" in run("/usr/bin/etcd", "--help").stderr
-
-
-def _kill_containers(mounts: str) -> None:
-    """End the shims of a node's containerd, and what runs in their containers: both outlive containerd."""
-    mark = mounts.encode()
-    for process in Path("/proc").iterdir():
-        if not process.name.isdecimal():
-            continue
-        with contextlib.suppress(OSError):
-            command = (process / "cmdline").read_bytes()
-            own = (process / "mountinfo").read_bytes() if b"containerd-shim" in command else b""
-            if mark in own:
-                _kill_tree(int(process.name))
-
-
-def _kill_tree(pid: int) -> None:
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            _kill_tree(int(child))
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def _unmount_below(folder: Path) -> None:
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for path in sorted((m for m in mounts if m.startswith(f"{folder}/")), reverse=True):
-        run("umount", "--lazy", path, check=False)
-
-
-def _cgroups() -> list[Path]:
-    """The control group of all pods here: one, or with version 1 one per controller."""
-    top = Path("/sys/fs/cgroup")
-    mounted = [file.parent for file in (*top.glob("cgroup.procs"), *top.glob("*/cgroup.procs"))]
-    return [path / GROUP for path in (mounted[:1] if top in mounted else mounted)]
-
-
-def _make_cgroups(nodes: Iterable[str]) -> None:
-    """One for each node, with as much weight beside everything else as a machine of its own would have."""
-    for group in _cgroups():
-        for node in nodes:
-            (group / node).mkdir(parents=True, exist_ok=True)
-        if (weight := group / "cpu.shares").exists():
-            weight.write_text(str(1024 * (os.cpu_count() or 1) * 2))
-
-
-def _remove_cgroups() -> None:
-    """What kubelet and runc leave below the group that the nodes were given."""
-    for group in _cgroups():
-        for path, _, _ in os.walk(group, topdown=False):
-            with contextlib.suppress(OSError):
-                Path(path).rmdir()

@@ -9,9 +9,10 @@ from tempfile import mkdtemp
 
 import pytest
 
-from tests.kube.cluster import FOLDERS, Cluster, alone, sweep
+from tests.kube.cluster import Cluster
 from tests.kube.images import Images, cache
 from tests.kube.installed import Installed
+from tests.kube.leftovers import FOLDERS, alone, sweep
 from tests.kube.stage import Scene
 
 LAST = ("test_uninstall.py", "test_guarded.py")  # one takes Hydra away, one installs it in another way

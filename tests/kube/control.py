@@ -11,7 +11,8 @@ from pathlib import Path
 from hydra_cli.dev.ports import free_port
 from hydra_cli.programs import program
 from tests.kube import documents
-from tests.kube.cluster import SERVICES, TOKEN, Cluster, Failed, until
+from tests.kube.cluster import SERVICES, TOKEN, Cluster
+from tests.kube.programs import Failed, until
 
 HERE, PODS = "127.0.0.1", "10.78.0.0/16"
 _AUDITED = {

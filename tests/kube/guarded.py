@@ -11,9 +11,10 @@ from handlers.adapters.consul_http import Address
 from handlers.core.errors import HydraError
 from hydra_cli import acl
 from hydra_cli.programs import program
-from tests.kube.cluster import HOST, run, until
 from tests.kube.images import ROOT
 from tests.kube.installed import ENVIRONMENT, Installed
+from tests.kube.node import HOST
+from tests.kube.programs import run, until
 
 ADDRESS = f"{HOST}:8500"  # of the only server, which runs on this machine, outside of Kubernetes
 CLEAN = """

@@ -16,8 +16,10 @@ from handlers.core import codec, keys
 from handlers.core.model import NodeInfo
 from handlers.core.pods import Json
 from hydra_cli.programs import program
-from tests.kube.cluster import HOST, Cluster, Failed, run, until
+from tests.kube.cluster import Cluster
 from tests.kube.images import HYDRA, ROOT
+from tests.kube.node import HOST
+from tests.kube.programs import Failed, run, until
 
 SERVER = "10.79.0.53"  # the embedded Consul's ClusterIP: there is no DNS in the test cluster
 S3_PORT = 7070

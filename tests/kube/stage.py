@@ -16,10 +16,10 @@ from handlers.core.names import InstanceKey
 from handlers.core.reasons import Reason
 from handlers.core.version import Version
 from tests.kube.audience import Audience, ask
-from tests.kube.cluster import LIMIT_S, Failed, until
 from tests.kube.images import ROOT
 from tests.kube.installed import Installed
 from tests.kube.lookout import Lookout
+from tests.kube.programs import LIMIT_S, Failed, until
 from tests.kube.workload import Workload
 
 V1, V2, V3 = (Version.parse(f"2026-01-0{day}T00-00-00") for day in (1, 2, 3))

@@ -9,8 +9,8 @@ import pytest
 
 from handlers.core.enrolment import ANNOTATIONS
 from hydra_cli.programs import program
-from tests.kube.cluster import Failed, run
 from tests.kube.images import ROOT
+from tests.kube.programs import Failed, run
 
 CHART, BASE = ROOT / "k8s" / "chart", ROOT / "k8s" / "base"
 

@@ -16,9 +16,9 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
 from hydra_cli.programs import program
-from tests.kube.cluster import Programs, run, until
 from tests.kube.conftest import FAILED
 from tests.kube.images import HYDRA, Images, cache
+from tests.kube.programs import Programs, run, until
 
 CHANNEL, SERVICE, VERSION = "prod/search/places", "prod/search/reader", "2026-01-01T00-00-00"
 NODE = "server"  # the name of the only Consul agent

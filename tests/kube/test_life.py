@@ -10,7 +10,7 @@ import pytest
 from handlers.core import codec, keys
 from handlers.core.model import Desired
 from handlers.core.pods import NOT_FILLED
-from tests.kube.cluster import until
+from tests.kube.programs import until
 from tests.kube.stage import V1, V2, V3, Scene
 
 SECONDS = 10.0  # for which a pod may wait for a view of data that is on its node

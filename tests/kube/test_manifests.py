@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from handlers.core.pods import CONSUMER, PREFIX
-from tests.kube.cluster import Failed, until
 from tests.kube.control import ControlPlane
 from tests.kube.images import ROOT
+from tests.kube.programs import Failed, until
 from tests.kube.test_chart import BASE, helm, template
 
 EMBEDDED: dict[str, Any] = {"consul": {"embedded": True}}

@@ -24,8 +24,8 @@ from handlers.core.pods import FILLED, NOT_FILLED
 from tests import servers
 from tests.core.worlds import PLACES, rid, v
 from tests.kube import documents
-from tests.kube.cluster import until
 from tests.kube.control import ControlPlane
+from tests.kube.programs import until
 from tests.kube.test_manifests import EMBEDDED, rendered
 
 READER = Service("prod/search/reader")

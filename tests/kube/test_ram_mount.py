@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.kube.cluster import run
 from tests.kube.images import ROOT
+from tests.kube.programs import run
 
 ENTRYPOINT = ROOT / "k8s" / "entrypoint.sh"
 

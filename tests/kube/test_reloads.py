@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from handlers.core.reasons import Reason
-from tests.kube.cluster import until
+from tests.kube.programs import until
 from tests.kube.stage import V1, V2, V3, Scene
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from hydra_cli.programs import program
-from tests.kube.cluster import API, run
+from tests.kube.cluster import API
 from tests.kube.installed import Installed
+from tests.kube.programs import run
 from tests.kube.stage import Scene
 
 

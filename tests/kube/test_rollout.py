@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 from handlers.core.enrolment import ORIGIN
 from handlers.core.pods import READS
-from tests.kube.cluster import until
 from tests.kube.images import HYDRA, NEXT, NEXT_VERSION
 from tests.kube.installed import MEMORY_MI, NODES, PLANNERS
+from tests.kube.programs import until
 from tests.kube.stage import V1, V2, V3, Scene
 
 BALLAST = 160 << 20  # loaded in 4 s, as the nodes are configured

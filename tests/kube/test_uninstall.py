@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from handlers.core.pods import DATA_READY
-from tests.kube.cluster import until
+from tests.kube.programs import until
 from tests.kube.stage import V1, Scene, condition
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from handlers.core.enrolment import ORIGIN
 from handlers.core.pods import PREFIX
-from tests.kube.cluster import until
+from tests.kube.programs import until
 from tests.kube.stage import V1, V2, Scene
 from tests.kube.test_life import SECONDS
 
