@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -342,3 +342,42 @@ class FakeServices:
         if isinstance(how, ByHealth) or self._node.replicas[key].loaded == new["places"].version:
             return ""
         return f"it has {self._node.replicas[key].loaded}"
+
+
+def started(fleet: Fleet, **nodes: Sequence[str]) -> Fleet:
+    """A fleet whose replicas all serve the first release."""
+    for name, ids in nodes.items():
+        fleet.node(name, *ids)
+    fleet.run()
+    assert all(r.serves for r in fleet.replicas.values())
+    fleet.count_anew()
+    return fleet
+
+
+def serving(fleet: Fleet) -> set[object]:
+    return {(r.loaded, r.serves) for r in fleet.replicas.values()}
+
+
+def in_thread(node: Node) -> Run:
+    return Run(node)
+
+
+class Run:
+    """A run beside the test."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._thread = threading.Thread(target=node.run)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "reload does not come to an end"
+        assert self._node.fleet.errors == []
+
+
+def wait(true: Callable[[], object]) -> None:
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.005)
