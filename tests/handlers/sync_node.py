@@ -227,3 +227,10 @@ class Node:
     def limit(self, **changes: float) -> None:
         """Change limits of the node's configuration."""
         self.limits = replace(self.limits, **changes)
+
+
+def value_of(node: Node, key: str) -> bytes:
+    """What the KV has below `key`."""
+    entry, _ = node.kv.get(key)
+    assert entry is not None
+    return entry.value

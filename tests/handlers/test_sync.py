@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from handlers import doorbell
 from handlers.adapters.local import LocalState
-from handlers.adapters.ports import Delete, Op, Source
-from handlers.adapters.volume import Volumes
+from handlers.adapters.ports import Delete, Source
 from handlers.core import codec, keys
 from handlers.core.errors import HydraError, Temporary
 from handlers.core.model import RAM, Release, State, VolumeInfo
 from handlers.core.names import Channel
-from handlers.core.version import ReleaseId
-from tests.handlers.sync_node import NODE, PLACES, Node
+from tests.handlers.sync_node import NODE, PLACES, Node, value_of
 from tests.servers import wait_until
 
 NEWS = Channel("prod/search/news")
@@ -402,180 +396,6 @@ def test_other_content_waits_while_the_old_one_is_viewed(node: Node) -> None:
     assert "a view points to it" in node.status(release).reason
 
 
-def test_an_undesired_release_goes_after_its_grace(node: Node) -> None:
-    old, new = node.publish(1), node.publish(2)
-    node.desire(1, old, new)
-    node.run()
-    node.desire(2, new)
-    node.run()
-    node.now += 59
-    node.run()
-    assert node.complete(old)
-
-    node.now += 2
-    node.run()
-    assert not node.folder(old).exists()
-    assert not node.data(old).exists()
-    assert LocalState(node.root).names(f"releases/{PLACES}") == [new.version]
-    assert node.complete(new)
-    assert not node.leftovers()
-
-
-@pytest.mark.parametrize("left", ["the node", "as idle"])
-def test_a_release_of_a_channel_without_instances_here_stays_for_hours(node: Node, left: str) -> None:
-    old, new = node.publish(1), node.publish(2)
-    node.desire(1, old, new)
-    node.run()
-    if left == "as idle":
-        node.desire(2, new, idle=True)
-    else:
-        node.desire(2, new, local=[NEWS])
-    node.run()
-    node.now += 3500
-    node.run()
-    assert node.complete(old)
-
-    node.now += 200
-    node.run()
-    assert not node.folder(old).exists()
-
-
-def test_a_release_that_an_instance_begins_with_while_it_is_being_deleted_stays(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old, new = node.publish(1), node.publish(2)
-    node.desire(1, old, new)
-    node.run()
-    node.desire(2, new)
-    node.run()
-    node.now += 61
-    withdraw = Volumes.withdraw
-
-    def meanwhile(volumes: Volumes, release: ReleaseId) -> None:
-        node.view(release)
-        withdraw(volumes, release)
-
-    monkeypatch.setattr(Volumes, "withdraw", meanwhile)
-    node.run()
-
-    assert node.complete(old)
-
-
-@contextlib.contextmanager
-def holder(folder: Path, script: str) -> Iterator[None]:
-    """A process that has run `script` in `folder` lives during the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", script + "print('holding', flush=True); input()"],
-        cwd=folder,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "holding\n"
-        try:
-            yield
-        finally:
-            process.communicate("\n")
-
-
-def test_a_release_goes_though_a_file_that_it_shares_with_another_is_open_there(node: Node) -> None:
-    same = {"index": {"a": b"all the same" * 300}}
-    old, new = node.publish(1, same), node.publish(2, same)
-    node.desire(1, old)
-    node.run()
-    node.desire(2, old, new)
-    node.run()
-    assert (node.folder(old) / "index/a").samefile(node.folder(new) / "index/a")
-    node.desire(3, new)
-    node.run()
-    node.now += 61
-    with holder(node.folder(new), "f = open('index/a'); "):
-        node.run()
-
-    assert not node.folder(old).exists()
-    assert node.complete(new)
-
-
-def test_a_release_that_a_view_points_to_or_pointed_to_just_before_stays(node: Node) -> None:
-    now_used, before, other, new = (node.publish(day) for day in (1, 2, 3, 4))
-    node.desire(1, now_used, before, other, new)
-    node.run()
-    node.view(before, number=1)
-    shutil.copytree(node.root / "views", node.root / "kept", symlinks=True)
-    shutil.rmtree(node.root / "views")
-    node.view(now_used, number=2)
-    folder = "prod/search/api/api-1/..1"
-    shutil.copytree(node.root / "kept" / folder, node.root / "views" / folder, symlinks=True)
-    node.desire(2, new)
-    node.run()
-    node.now += 4000
-    node.run()
-
-    assert node.complete(now_used)
-    assert node.complete(before)
-    assert not node.folder(other).exists()
-
-
-@pytest.mark.parametrize("how", ["open", "mapped", "working folder"])
-def test_a_release_that_a_process_uses_stays_until_it_ends(node: Node, how: str) -> None:
-    old, new = node.publish(1), node.publish(2)
-    node.desire(1, old, new)
-    node.run()
-    scripts = {
-        "open": "f = open('index/a'); ",
-        "mapped": "import mmap; f = open('index/a'); m = mmap.mmap(f.fileno(), 0, access=1); f.close(); ",
-        "working folder": "",
-    }
-    leave = "" if how == "working folder" else "import os; os.chdir('/'); "
-    with holder(node.folder(old), scripts[how] + leave):
-        node.desire(2, new)
-        node.run()
-        node.now += 61
-        node.run()
-        assert node.complete(old)
-    node.run()
-
-    assert not node.folder(old).exists()
-
-
-def test_many_releases_at_once_stay_for_hours_with_an_alarm(node: Node) -> None:
-    node.limit(brake_share=0.5)
-    releases = [node.publish(day) for day in (1, 2, 3, 4)]
-    node.desire(1, *releases)
-    node.run()
-    node.desire(2, releases[3])
-    node.run()
-    node.now += 100
-    node.run()
-    assert all(node.complete(r) for r in releases)
-    assert "3 of 4 releases" in node.actual().alarms[0]
-
-    node.now += 3600
-    node.run()
-    assert [node.folder(r).exists() for r in releases] == [False, False, False, True]
-    assert node.actual().alarms == ()
-
-
-def test_leftovers_of_releases_that_are_not_wanted_are_swept(node: Node) -> None:
-    release, other = node.publish(1), node.publish(2)
-    for volume in ("disk", "ram"):
-        stale = node.root / "volumes" / volume / "staging" / other.channel / other.version / "index"
-        stale.mkdir(parents=True)
-        (stale / "half").write_bytes(b"x")
-    orphan = node.data(other, "ram") / "index"
-    orphan.mkdir(parents=True)
-    kept = node.data(release, "ram") / "index"
-    kept.mkdir(parents=True)
-    node.desire(1, release)
-    node.run()
-
-    assert not node.leftovers()
-    assert not orphan.exists()
-    assert kept.exists()
-
-
 def test_a_rollback_never_waits_behind_a_download(node: Node) -> None:
     old, new = node.publish(1), node.publish(2, {"index": {"big": b"x" * 50_000}})
     node.desire(1, old)
@@ -598,17 +418,11 @@ def test_a_rollback_never_waits_behind_a_download(node: Node) -> None:
     runner.join(60)  # the network would keep it for longer
     assert not runner.is_alive()
     assert node.status(old).state is State.SUCCESS
-    assert LocalState(node.root).read("desired") == _value(node, keys.desired(NODE))
+    assert LocalState(node.root).read("desired") == value_of(node, keys.desired(NODE))
     go_on.set()
     node.fake_objects.before_piece = lambda source, at: None
     node.run()
     assert not node.leftovers()
-
-
-def _value(node: Node, key: str) -> bytes:
-    entry, _ = node.kv.get(key)
-    assert entry is not None
-    return entry.value
 
 
 def test_a_download_goes_on_when_the_new_desired_still_wants_it(node: Node) -> None:
@@ -632,150 +446,6 @@ def test_a_download_goes_on_when_the_new_desired_still_wants_it(node: Node) -> N
 
     assert node.complete(slow)
     assert sum(slow.version in key for key, *_ in node.fake_objects.reads) == 1
-
-
-def test_desired_is_kept_locally_before_actual_says_so(node: Node) -> None:
-    release = node.publish(1)
-    desired = node.desire(4, release)
-    seen = []
-
-    def look(ops: Sequence[Op]) -> None:
-        seen.append(LocalState(node.root).read("desired"))
-
-    node.fake_kv.before_txn = look
-    node.run()
-
-    assert set(seen) == {codec.encode(desired)}
-
-
-def test_an_overwritten_actual_is_repaired(node: Node) -> None:
-    release = node.publish(1)
-    node.desire(1, release)
-    node.run()
-    right = _value(node, keys.actual(NODE))
-    node.put(keys.actual(NODE), b"garbage")
-    node.run()
-
-    assert _value(node, keys.actual(NODE)) == right
-
-
-def hold_cases() -> list[tuple[str, str]]:
-    return [
-        ("missing", "is missing"),
-        ("malformed", "not JSON"),
-        ("other node", "is for node 'node-2'"),
-        ("behind", "generation 2 is behind 7"),
-        ("same generation", "generation 7 was applied here with another content"),
-        ("wiped", "meta is missing"),
-    ]
-
-
-@pytest.mark.parametrize(("case", "alarm"), hold_cases())
-def test_a_bad_desired_is_held_off_with_an_alarm_and_nothing_is_deleted(
-    node: Node, case: str, alarm: str
-) -> None:
-    old, new = node.publish(1), node.publish(2)
-    node.desire(6, old, new)
-    node.run()
-    node.desire(7, new)
-    node.run()
-    match case:
-        case "missing":
-            node.kv.txn([Delete(keys.desired(NODE))])
-        case "malformed":
-            node.put(keys.desired(NODE), b"{")
-        case "other node":
-            node.desire(8, node="node-2")
-        case "behind":
-            node.desire(2, old)
-        case "same generation":
-            node.desire(7, old)
-        case "wiped":
-            for key in node.kv.list("").entries:
-                node.kv.txn([Delete(key)])
-    node.now += 100_000
-    said = node.run()
-
-    assert alarm in said
-    actual = node.actual()
-    assert alarm in actual.alarms[0]
-    assert actual.generation == 7
-    assert actual.releases[new].state is State.SUCCESS
-    assert node.complete(old)
-    assert node.complete(new)
-
-
-def test_a_good_desired_ends_the_hold(node: Node) -> None:
-    old, new = node.publish(1), node.publish(2)
-    node.desire(7, old)
-    node.run()
-    node.put(keys.desired(NODE), b"{")
-    node.run()
-    node.desire(8, old, new)
-    node.run()
-
-    assert node.actual().alarms == ()
-    assert node.complete(new)
-
-
-def test_same_generation_is_taken_over_where_the_last_one_is_damaged(node: Node) -> None:
-    """Whether it differs cannot be told; a node that knows nothing would hold off for ever."""
-    release = node.publish(1)
-    node.desire(7, release)
-    node.run()
-    LocalState(node.root).write("desired", b"{")
-    node.run()
-
-    assert node.actual().alarms == ()
-    assert node.complete(release)
-
-
-def test_lost_data_comes_back_while_desired_is_held_off(node: Node) -> None:
-    release = node.publish(1)
-    node.desire(7, release)
-    node.run()
-    node.put(keys.desired(NODE), b"{")
-    shutil.rmtree(node.root / "volumes")
-    node.run()
-
-    assert node.complete(release)
-
-
-def test_a_fresh_node_without_desired_writes_nothing(node: Node) -> None:
-    said = node.run()
-
-    assert "is missing" in said
-    assert node.kv.get(keys.actual(NODE))[0] is None
-
-
-def test_consul_away_leaves_data_and_state_untouched(node: Node) -> None:
-    release = node.publish(1)
-    node.desire(1, release)
-    node.run()
-    node.now += 100_000
-    node.fake_kv.away = True
-
-    with pytest.raises(Temporary):
-        node.run()
-
-    assert node.complete(release)
-
-
-def test_a_download_survives_consul_going_away(node: Node) -> None:
-    release = node.publish(1, {"index": {"big": b"x" * 50_000}})
-    node.desire(1, release)
-
-    def go_away(source: Source, at: int) -> None:
-        node.fake_kv.away = True
-
-    node.fake_objects.before_piece = go_away
-    with pytest.raises(Temporary):
-        node.run()
-    assert node.complete(release)
-
-    node.fake_kv.away = False
-    node.run()
-    assert node.status(release).state is State.SUCCESS
 
 
 def test_a_planted_link_is_not_followed(node: Node, tmp_path: Path) -> None:
@@ -810,7 +480,7 @@ def test_a_volume_that_cannot_be_used_is_an_alarm(node: Node) -> None:
 
 def test_a_header_names_its_own_release(node: Node) -> None:
     release, other = node.publish(1), node.publish(2)
-    raw = _value(node, keys.release(other.channel, other.version))
+    raw = value_of(node, keys.release(other.channel, other.version))
     node.put(keys.release(release.channel, release.version), raw)
     node.digests[release] = codec.digest(raw)
     node.desire(1, release)
