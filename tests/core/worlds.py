@@ -217,3 +217,22 @@ def order_of(desired: model.Desired) -> model.Desired:
     """
     releases = {release: structs.replace(hold, crowd=1) for release, hold in desired.releases.items()}
     return structs.replace(desired, generation=0, releases=releases)
+
+
+def three_nodes() -> Cluster:
+    """Three nodes with one instance each; releases 1 and 2, of which all run 1."""
+    made = Cluster()
+    made.publish(1)
+    made.subscribe()
+    for name in ("n1", "n2", "n3"):
+        made.node(name, COMPLETE)
+        made.runs(name, places=1)
+    made.run()
+    made.publish(2)
+    return made
+
+
+def table(cluster: Cluster, node: str = "n1") -> tuple[str | None, str | None, str]:
+    cluster.run()
+    part = cluster.alias(node)
+    return part.target, part.start, part.held
