@@ -122,9 +122,12 @@ class Scene(Workload):
         """Names of those that are Ready."""
         return [p["metadata"]["name"] for p in self.pods() if condition(p, "Ready") == "True"]
 
-    def waited(self) -> float:
-        """Seconds for which the pod that waited longest waited for its view, once it could run."""
-        rows = [row for p in self.pods() for row in p["status"]["initContainerStatuses"]]
+    def waited(self, *older: str) -> float:
+        """Seconds for which the pod that waited longest waited for its view, once it could run; `older` pods
+        do not count.
+        """
+        pods = [pod for pod in self.pods() if pod["metadata"]["name"] not in older]
+        rows = [row for pod in pods for row in pod["status"]["initContainerStatuses"]]
         return max(_seconds(row["state"]["terminated"]) for row in rows)
 
     def restarts(self) -> list[int]:
