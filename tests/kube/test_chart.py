@@ -33,10 +33,10 @@ def test_base_for_kustomize_is_the_chart_as_rendered() -> None:
 
 
 def test_who_may_see_all_processes_may_look_into_them_and_nobody_else_may() -> None:
-    watchful = "add: [SYS_PTRACE, DAC_READ_SEARCH]"
+    watchful, values = "add: [SYS_PTRACE, DAC_READ_SEARCH]", ("--set", "consul.embedded=true")
 
-    assert template("--set", "node.hostPID=true").count(watchful) == 1
-    assert watchful not in template()
+    assert template(*values, "--set", "node.hostPID=true").count(watchful) == 1
+    assert watchful not in template(*values)
 
 
 @pytest.mark.parametrize(
