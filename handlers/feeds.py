@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from handlers.core.errors import HydraError
+from handlers.core.errors import Denied, HydraError
 
 WAIT_S = 30.0
 AWAY_S = 0.5  # between tries while the other side is away
@@ -82,10 +82,13 @@ class Feeds:
 
 
 class Task:
-    """Something slow beside the decisions; `result` is None until it ended, then empty or how it failed."""
+    """Something slow beside the decisions; `result` is None until it ended, then empty or how it failed;
+    `denied`: for want of rights, which another try would not have either.
+    """
 
     def __init__(self, name: str, work: Callable[[], None], wake: threading.Event) -> None:
         self.result: str | None = None
+        self.denied = False
         self._work, self._wake = work, wake
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
@@ -94,6 +97,7 @@ class Task:
             self._work()
             self.result = ""
         except HydraError as e:
+            self.denied = isinstance(e, Denied)
             self.result = str(e) or type(e).__name__
         except Exception as e:  # noqa: BLE001 - whatever it is, who waits for the result must hear of it
             self.result = f"{type(e).__name__}: {e}"

@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from handlers.adapters.errands import Errand, Errands, Kind
 from handlers.adapters.mirror import Picture
 from handlers.adapters.pods import Json
-from handlers.core.errors import HydraError, Temporary
+from handlers.core.errors import Denied, HydraError, Temporary
 from handlers.core.pods import container_of, pod_of
 
 
@@ -67,7 +67,7 @@ class PodDesk(Struct):
             except Temporary as e:
                 trouble = e  # the others do not wait for it
             except HydraError as e:
-                self.errands.answer(errand, str(e))
+                self.errands.answer(errand, str(e), denied=isinstance(e, Denied))
         if trouble:
             raise trouble
 

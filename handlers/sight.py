@@ -122,6 +122,7 @@ class Sight:
             quiet_s=0.0 if track.quiet_since is None else now - track.quiet_since,
             phase_s=track.seconds,
             called=self._excused(case, self._called(track, state)),
+            denied=track.task is not None and track.task.denied,
             confirmed=confirmed,
         )
 

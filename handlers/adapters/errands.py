@@ -15,12 +15,13 @@ import os
 import secrets
 import time
 from enum import StrEnum
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from handlers.adapters.local import LocalState
-from handlers.core.errors import HydraError, Malformed
+from handlers.core.errors import Denied, HydraError, Malformed
 
 _FOLDER, _ANSWER = "errands", ".answer"
 _LOOK_S = 0.1
@@ -55,12 +56,14 @@ class Errands:
         self._local = local
 
     def give(self, uid: str, kind: Kind, limit_s: float, container: str = "", signal: str = "") -> None:
-        """Have it done, and wait for the answer; raises `HydraError` with what went wrong."""
+        """Have it done, and wait for the answer; raises `HydraError` with what went wrong, `Denied` for want
+        of rights.
+        """
         name, now = secrets.token_hex(8), time.time()
         errand = Errand(uid=uid, id=name, kind=kind, given=now, container=container, signal=signal)
         self._local.write(f"{_FOLDER}/{uid}", json.dumps(asdict(errand)).encode())
         end = time.monotonic() + limit_s
-        while (error := self._answer(errand)) is None:
+        while (answer := self._answer(errand)) is None:
             if time.monotonic() > end:
                 self.forget(uid)
                 raise HydraError(f"{kind} of its pod: not done within {limit_s:g} s")
@@ -68,8 +71,8 @@ class Errands:
                 os.utime(self._local.path(f"{_FOLDER}/{uid}"))
             time.sleep(_LOOK_S)
         self.forget(uid)
-        if error:
-            raise HydraError(f"{kind} of its pod: {error}")
+        if error := answer["error"]:
+            raise (Denied if answer.get("denied") else HydraError)(f"{kind} of its pod: {error}")
 
     def given(self) -> list[Errand]:
         """All that somebody waits for; what cannot be read is forgotten, and is given again if need be."""
@@ -77,9 +80,9 @@ class Errands:
         found = [self._read(uid) for uid in names]
         return [errand for errand in found if errand and self._answer(errand) is None]
 
-    def answer(self, errand: Errand, error: str = "") -> None:
-        """It is done, or this is what went wrong."""
-        said = {"id": errand.id, "error": error}
+    def answer(self, errand: Errand, error: str = "", *, denied: bool = False) -> None:
+        """It is done, or this is what went wrong; `denied`: for want of rights."""
+        said = {"id": errand.id, "error": error, "denied": denied}
         self._local.write(f"{_FOLDER}/{errand.uid}{_ANSWER}", json.dumps(said).encode())
 
     def forget(self, uid: str) -> None:
@@ -97,9 +100,9 @@ class Errands:
         self.forget(uid)
         return None
 
-    def _answer(self, errand: Errand) -> str | None:
+    def _answer(self, errand: Errand) -> dict[str, Any] | None:
         try:
             found = json.loads(self._local.read(f"{_FOLDER}/{errand.uid}{_ANSWER}") or b"{}")
         except ValueError as e:
             raise Malformed(f"answer to an errand: {e}") from None
-        return str(found["error"]) if found.get("id") == errand.id else None
+        return dict(found) if found.get("id") == errand.id else None

@@ -161,7 +161,7 @@ class Api:
         """Send a signal to process 1 of a container, by a shell in there."""
         from kubernetes.client.exceptions import ApiException
         from kubernetes.stream.ws_client import ERROR_CHANNEL, websocket_call
-        from websocket import WebSocketException
+        from websocket import WebSocketBadStatusException, WebSocketException
 
         path = f"{collection('v1', 'pods', namespace)}/{pod}/exec"
         command = ["/bin/sh", "-c", f"kill -{name} 1"]
@@ -179,10 +179,10 @@ class Api:
             finally:
                 shell.sock.shutdown()  # its close leaves the socket open where the server has closed already
         except (ApiException, WebSocketException, OSError) as e:
-            said = f"{getattr(e, 'reason', '') or e}"
-            # the client has no other sign of an answer that is not the one it wants
-            kind = Denied if said.startswith("Handshake status 4") else Temporary
-            raise kind(f"GET {path}: {said}"[:300]) from None
+            answer = e.__context__  # the client of Kubernetes keeps what the server answered nowhere else
+            if isinstance(answer, WebSocketBadStatusException):
+                raise _refused(f"GET {path}", answer.status_code, answer.resp_body or b"") from None
+            raise Temporary(f"GET {path}: {getattr(e, 'reason', '') or e}"[:300]) from None
         what = f"kill -{name} 1 in container {container}"
         if not ended:
             raise Temporary(f"{what}: no answer")

@@ -49,9 +49,9 @@ class Facts(Struct, frozen=True, kw_only=True):
     """What is seen of an instance at one moment.
 
     `shown` is the word in its state file, `view` where its view points; `astray`: to a channel that is not
-    the aim's, under some alias. `quiet_s`: for how long it has been
-    seen out of service; `phase_s`: for how long this phase has lasted while it could be observed.
-    `called`: None = the reload was not called, or has not ended; "" = done; else how it failed.
+    the aim's, under some alias. `quiet_s`: for how long it has been seen out of service; `phase_s`: for how
+    long this phase has lasted while it could be observed. `called`: None = the reload was not called, or has
+    not ended; "" = done; else how it failed, `denied` = for want of rights: another try would fail as well.
     `confirmed`: None = cannot be seen; "" = yes; else what is seen instead.
     """
 
@@ -62,6 +62,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     quiet_s: float = 0.0
     phase_s: float = 0.0
     called: str | None = None
+    denied: bool = False
     confirmed: str | None = None
 
 
@@ -198,7 +199,7 @@ def _reload(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan) ->
     if not facts.called:
         seen = Reason.CONFIRMING.say(seen="nothing seen yet")
         return Next(Do.NOTHING, replace(state, step=Step.CONFIRM, reason=seen))
-    if stays(state, aim) and facts.phase_s <= plan.deadline_s:
+    if stays(state, aim) and facts.phase_s <= plan.deadline_s and not facts.denied:
         return Next(Do.CALL, replace(state, reason=Reason.WENT_BACK.say(error=facts.called)))
     return _halt(state, aim, facts.called)
 

@@ -323,6 +323,17 @@ def test_failure_goes_back_without_forgetting_the_old_release() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("denied", "do", "step"), [(False, Do.CALL, Step.RELOAD), (True, Do.NOTHING, Step.RETURN)]
+)
+def test_way_back_is_tried_again_unless_it_is_denied(denied: bool, do: Do, step: Step) -> None:
+    back = changed(step=Step.RELOAD, moving=OLD, back=True)
+
+    answer = advance(back, AT_OLD, Facts(called="HTTP 403: forbidden", denied=denied, phase_s=1), PLAN)
+
+    assert (answer.do, answer.state.step) == (do, step)
+
+
 def test_an_instance_that_never_served_does_not_count_as_served_when_its_way_back_fails() -> None:
     lost = replace(READY_AGAIN, moving=OLD, served=False)
 
