@@ -32,6 +32,7 @@ class Pods(FakeServices):
             return
         with self.at_work:
             self._delete(key, instance)
+        threading.Event().wait(limit_s)  # nobody answers a deletion: its pod is seen to be gone
 
     def _delete(self, key: InstanceKey, instance: Instance) -> None:
         if self.refused:

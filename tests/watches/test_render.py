@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 
 from handlers.core.errors import Usage
 from handlers.settings import Settings
@@ -97,7 +98,7 @@ def test_long_root_puts_the_socket_into_the_runtime_folder() -> None:
 
 
 def test_files_of_node_and_planner_have_different_names() -> None:
-    node, planner = vars(files()), vars(files(scope="cluster"))
+    node, planner = asdict(files()), asdict(files(scope="cluster"))
     own = {name for name in node if not name.startswith("template")}
 
     assert not {node[name] for name in own} & {planner[name] for name in own}
