@@ -29,17 +29,17 @@ class World:
     budget: Budget = field(default_factory=lambda: Budget(0.0))
 
     def others(self, me: str) -> dict[str, Instance]:
-        """The instances that count beside `me`: on nodes that live, and in service now or at some time.
+        """The instances that count beside `me`: in service now, or on nodes that live and at some time.
 
-        Not one that people have taken away, though its node may not have heard of it yet; unless Consul has
-        it in service, as a restored one may.
+        One that Consul has in service counts though Hydra on its node has not said yet that it is back, or
+        though people have taken it away, as a restored Consul may. One that they have taken away counts no
+        more otherwise, though its node may not have heard of it yet.
         """
         return {
             name: instance
             for name, (node, instance) in self.members.items()
             if name not in {me, *(self.removed - self.in_service)}
-            and node not in self.dead
-            and (instance.served or name in self.in_service)
+            and (name in self.in_service or (node not in self.dead and instance.served))
         }
 
     def allows(self, me: str, out: frozenset[str]) -> bool:

@@ -54,7 +54,9 @@ class _Promise:
 class NoLateRequest(_Promise):
     """No request starts on an instance after its drain: from the flip of its view until it shows `ready`.
 
-    Nor is there anybody to ask once its view is gone, whatever a restored Consul lists.
+    Nor is there anybody to ask once its view is gone, whatever a restored Consul lists. A restored Consul
+    also has those in service again that were draining, until their agents tell it everything anew: these are
+    not judged before they are back.
     """
 
     name = "no request after the drain"
@@ -62,19 +64,24 @@ class NoLateRequest(_Promise):
     def __init__(self) -> None:
         self._word: dict[str, str] = {}
         self._gone: dict[str, float] = {}
+        self._unknown: set[str] = set()
 
     def take(self, event: Event) -> Iterator[Breach]:
         """Follow the words, and judge the requests."""
-        if isinstance(event, Shown):
+        if isinstance(event, Did) and event.what == Kind.RESTORE:
+            self._unknown |= {instance for instance, word in self._word.items() if word == "draining"}
+        elif isinstance(event, Shown):
             if event.word != "flip":
                 self._word[event.instance] = event.word
             if event.word == "ready":
                 self._gone.pop(event.instance, None)
+                self._unknown.discard(event.instance)
             elif event.word == "flip" and self._word.get(event.instance) == "draining":
                 self._gone.setdefault(event.instance, event.at)
         elif isinstance(event, Viewed) and not event.version:
             self._gone.pop(event.instance, None)
-        elif isinstance(event, Asked) and (since := self._gone.get(event.instance)) is not None:
+        elif isinstance(event, Asked) and event.instance in self._gone.keys() - self._unknown:
+            since = self._gone[event.instance]
             text = f"{event.instance} got a request {event.at - since:.3f} s after its drain was over"
             yield Breach(event.at, self.name, text, event.objects)
 

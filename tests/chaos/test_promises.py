@@ -232,6 +232,17 @@ def test_instances_on_dead_nodes_do_not_count() -> None:
     assert tale.breaches == []
 
 
+def test_instance_in_service_on_a_node_whose_hydra_is_not_back_yet_counts() -> None:
+    tale = Tale(4)
+    tale.add(Budget(0.0, max_unavailable="50%"))
+    tale.leave("i0", V2)
+    tale.add(Dead(0.0, frozenset({node("i3")})))
+    tale.health("i1", "i2", "i3")
+    tale.leave("i1", V2, after_s=5.0)
+
+    assert tale.breaches == []
+
+
 def test_one_that_was_taken_away_does_not_count() -> None:
     tale = Tale(3)
     tale.add(Did(0.0, Kind.REMOVE, "i0"))
@@ -464,6 +475,20 @@ def test_request_to_a_replica_that_ended_is_not_late() -> None:
     tale.add(Asked(0.0, "i0", (), "Connection refused"))
 
     assert tale.breaches == []
+
+
+def test_request_to_one_that_a_restored_consul_has_in_service_while_it_drains_is_not_late() -> None:
+    tale = Tale(2)
+    tale.add(Shown(0.0, "i0", "draining"))
+    tale.add(Did(0.0, Kind.RESTORE))
+    tale.add(Shown(0.0, "i0", "flip"))
+    tale.add(Asked(0.0, "i0", (V2, V2)))
+    assert tale.breaches == []
+
+    tale.add(Shown(0.0, "i0", "ready"))
+    tale.leave("i0", V2)
+    tale.add(Asked(0.0, "i0", (V2, V2)))
+    assert [promise for promise, _ in tale.breaches] == ["no request after the drain"]
 
 
 def test_replica_that_ended_and_is_listed_again_may_begin_with_an_older_version() -> None:
