@@ -365,6 +365,13 @@ class Scene:
         for replica in replicas or self.replicas:
             until(f"{replica.id} runs {version}", partial(self.runs, replica, version), limit_s)
 
+    def snapshot(self) -> bytes:
+        """A snapshot of Consul with all replicas in service: agents tell a restored one of what has changed
+        since, but not for a minute or two of what they believe to have told it before.
+        """
+        until("Consul has all in service", lambda: len(self.healthy()) == len(self.replicas))
+        return self.cluster.snapshot()
+
     def programs(self, node: str) -> list[Process]:
         """All processes of Hydra that run now on a node, or on the planner."""
         found = processes.marked(MARK, self.cluster._backbone.mark)

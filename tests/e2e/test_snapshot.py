@@ -47,7 +47,7 @@ def test_c7_kv_restored_from_an_older_snapshot_changes_nothing_on_nodes_and_rais
     harm.subscribe()
     harm.start("n1", "n2", by_hand=False)
     harm.await_running(V1)
-    older = harm.cluster.snapshot()
+    older = harm.snapshot()
     harm.publish(V2)
     harm.await_running(V2)
     loads = {replica.id: harm.answer(replica)[1]["loads"] for replica in harm.replicas}
