@@ -71,7 +71,7 @@ setup(
         "boto3>=1.40",
         "click>=8.2",
         "jinja2>=3.1",
-        "msgspec>=0.21",  # values whose classes cost a handler nothing at its start
+        "msgspec>=0.21",  # values whose classes are made quickly when a handler starts
         "obstore>=0.12,<1",
         "py-consul>=1.8,<2",
         "PyYAML>=6",

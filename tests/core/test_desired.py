@@ -24,9 +24,6 @@ from tests.core.worlds import (
     v,
 )
 
-A_DAY = timedelta(days=1)
-A_DAY_LATER = NOW + A_DAY
-
 
 @pytest.fixture
 def cluster() -> Cluster:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 from msgspec import structs
 
 from handlers.core import codec, keys, model
 from tests.core.worlds import (
     COMPLETE,
-    NOW,
     PLACES,
     ROUTE,
     STREETS,
@@ -21,9 +18,6 @@ from tests.core.worlds import (
     three_nodes,
     v,
 )
-
-A_DAY = timedelta(days=1)
-A_DAY_LATER = NOW + A_DAY
 
 
 @pytest.fixture

@@ -358,10 +358,6 @@ def serving(fleet: Fleet) -> set[object]:
     return {(r.loaded, r.serves) for r in fleet.replicas.values()}
 
 
-def in_thread(node: Node) -> Run:
-    return Run(node)
-
-
 class Run:
     """A run beside the test."""
 

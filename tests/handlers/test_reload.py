@@ -32,8 +32,8 @@ from tests.handlers.reload_fleet import (
     V2,
     V3,
     Fleet,
+    Run,
     S,
-    in_thread,
     serving,
     started,
     wait,
@@ -231,7 +231,7 @@ def test_a_sick_replica_elsewhere_holds_the_budget(fleet: Fleet) -> None:
     fleet.want(V2)
     node = fleet.nodes["n1"]
 
-    run = in_thread(node)
+    run = Run(node)
 
     wait(lambda: node.state().step is Step.ADMIT)
     assert "n2.a" in node.state().reason
@@ -256,7 +256,7 @@ def test_a_restored_count_of_nodes_hides_no_sick_replica(fleet: Fleet, known: st
         entry = SlotEntry(node="n2", instance="b", incarnation="1")
         fleet.put(keys.slots(S), codec.encode(Slots(out={"n2.b": entry})))
 
-    run = in_thread(node)
+    run = Run(node)
 
     wait(lambda: node.state().step is Step.ADMIT)
     assert "n2.a" in node.state().reason
@@ -299,7 +299,7 @@ def test_paused_and_cordoned_nodes_move_nobody(fleet: Fleet) -> None:
 def test_frozen_instances_stay_until_they_end(fleet: Fleet) -> None:
     fleet.want(reload="frozen")
     node = fleet.node("n1", "a")
-    run = in_thread(node)
+    run = Run(node)
     key = InstanceKey.of(S, "a")
     wait(lambda: node.views.current(key))
     node.replicas[key].load()
@@ -314,7 +314,7 @@ def test_frozen_instances_stay_until_they_end(fleet: Fleet) -> None:
     node.deregister(key)
     fleet.run()
     node.register("a")
-    run = in_thread(node)
+    run = Run(node)
     wait(lambda: node.views.current(key))
     node.replicas[key].load()
     run.join()
@@ -338,7 +338,7 @@ def test_the_newest_target_wins_while_draining(fleet: Fleet) -> None:
     fleet.want(drain_s=60.0)
     node = started(fleet, n1=("a",)).nodes["n1"]
     fleet.want(V2)
-    run = in_thread(node)
+    run = Run(node)
     wait(lambda: node.state().step is Step.DRAIN)
 
     fleet.want(V3, drain_s=0.02)
@@ -359,7 +359,7 @@ def test_an_instance_whose_health_is_elsewhere_while_it_drains_is_asked_there(fl
     with listening() as port:
         ask_at(f"http://127.0.0.1:{port}/healthz")
         fleet.want(V2, deadline_s=60.0)
-        run = in_thread(node)
+        run = Run(node)
         wait(lambda: node.state().reason == Reason.DRAINING.say())
         ask_at(f"http://127.0.0.1:{free_port()}/healthz")
         wait(lambda: node.replicas[key].reloads == [V1, V2])
@@ -391,7 +391,7 @@ def test_a_target_that_is_taken_back_while_draining_needs_no_reload(fleet: Fleet
     fleet.want(drain_s=60.0)
     node = started(fleet, n1=("a",)).nodes["n1"]
     fleet.want(V2)
-    run = in_thread(node)
+    run = Run(node)
     wait(lambda: node.state().step is Step.DRAIN)
 
     fleet.want(V1)

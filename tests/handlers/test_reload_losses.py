@@ -27,8 +27,8 @@ from tests.handlers.reload_fleet import (
     V1,
     V2,
     Fleet,
+    Run,
     S,
-    in_thread,
     serving,
     started,
     wait,
@@ -39,7 +39,7 @@ def test_an_instance_that_ends_leaves_nothing_behind(fleet: Fleet) -> None:
     fleet.want(drain_s=60.0)
     node = started(fleet, n1=("a", "b")).nodes["n1"]
     fleet.want(V2)
-    run = in_thread(node)
+    run = Run(node)
     wait(lambda: node.state().step is Step.DRAIN)
 
     node.deregister(InstanceKey.of(S, "a"))
@@ -188,7 +188,7 @@ def test_a_lost_session_is_made_good(fleet: Fleet) -> None:
     fleet.want(drain_s=60.0)
     node = started(fleet, n1=("a",)).nodes["n1"]
     fleet.want(V2)
-    run = in_thread(node)
+    run = Run(node)
     wait(lambda: node.state().step is Step.DRAIN)
 
     fleet.kv.destroy_session((node.local.read("sessions/reload") or b"").decode())
@@ -212,7 +212,7 @@ def test_maintenance_is_set_and_ended(fleet: Fleet) -> None:
 def test_maintenance_ends_though_the_way_to_drain_was_changed_meanwhile(fleet: Fleet) -> None:
     node = started(fleet, n1=("a",)).nodes["n1"]
     fleet.want(V2, drain="maintenance", drain_s=60.0)
-    run = in_thread(node)
+    run = Run(node)
     wait(lambda: node.services.maintained == [("a", True)])
 
     fleet.want(drain="check", drain_s=0.02)
@@ -225,7 +225,7 @@ def test_maintenance_ends_though_the_way_to_drain_was_changed_meanwhile(fleet: F
 def test_instance_of_a_service_that_was_unsubscribed_in_mid_move_is_let_go(fleet: Fleet) -> None:
     node = started(fleet, n1=("a",)).nodes["n1"]
     fleet.want(V2, drain="maintenance", drain_s=60.0)
-    run = in_thread(node)
+    run = Run(node)
     wait(lambda: node.services.maintained == [("a", True)])
 
     node.generation += 1
@@ -279,7 +279,7 @@ def test_n3_instance_that_consul_knows_no_more_in_mid_reload_tells_nothing_of_th
     node.services.before_reload = evicted
     with fleet.rendering():
         fleet.want(V2)
-        run = in_thread(node)
+        run = Run(node)
         wait(lambda: len(asked) >= 2)
         gone = asked[0]
         assert set(asked) == {gone}
@@ -304,7 +304,7 @@ def test_what_is_denied_for_one_instance_stops_no_other(fleet: Fleet) -> None:
     denied = [True]
     node.services.maintenance = maintenance
     fleet.want(V2, drain="maintenance", max_unavailable=2)
-    run = in_thread(node)
+    run = Run(node)
     wait(lambda: node.state("b").releases == {"places": V2} and "403" in node.state("a").reason)
 
     denied.clear()
