@@ -7,11 +7,10 @@ cannot be known is taken in Hydra's favour; each class says where.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
 
+from tests.chaos.answers import NoLateRequest, NoMixedAnswer
 from tests.chaos.budget import WithinBudget
 from tests.chaos.events import (
-    Asked,
     Bad,
     Did,
     Event,
@@ -21,84 +20,19 @@ from tests.chaos.events import (
     Pinned,
     Releases,
     Reported,
-    Shown,
     Slots,
     Viewed,
     Wanted,
 )
 from tests.chaos.schedule import Kind
-from tests.chaos.world import Breach, Reports
+from tests.chaos.world import UNDOING_S, AtOnce, Breach, Promise, Reports
 
 CONVERGED_S = 60.0  # after the last fault
-UNDOING_S = 10.0  # within which everybody has seen that a disk was wiped, or the KV was restored
 RECOVER = "recover"
 STOP = "stop"
 
 
-class Promise(Protocol):
-    """One promise; it is given all events in order, then told that there are no more."""
-
-    name: str
-
-    def take(self, event: Event) -> Iterator[Breach]: ...
-
-    def end(self, at: float) -> Iterator[Breach]: ...
-
-
-class _Promise:
-    def end(self, at: float) -> Iterator[Breach]:
-        """Nothing was waited for."""
-        return iter(())
-
-
-class NoLateRequest(_Promise):
-    """No request starts on an instance after its drain: from the flip of its view until it shows `ready`.
-
-    Nor is there anybody to ask once its view is gone, whatever a restored Consul lists. A restored Consul
-    also has those in service again that were draining, until their agents tell it everything anew: these are
-    not judged before they are back.
-    """
-
-    name = "no request after the drain"
-
-    def __init__(self) -> None:
-        self._word: dict[str, str] = {}
-        self._gone: dict[str, float] = {}
-        self._unknown: set[str] = set()
-
-    def take(self, event: Event) -> Iterator[Breach]:
-        """Follow the words, and judge the requests."""
-        if isinstance(event, Did) and event.what == Kind.RESTORE:
-            self._unknown |= {instance for instance, word in self._word.items() if word == "draining"}
-        elif isinstance(event, Shown):
-            if event.word != "flip":
-                self._word[event.instance] = event.word
-            if event.word == "ready":
-                self._gone.pop(event.instance, None)
-                self._unknown.discard(event.instance)
-            elif event.word == "flip" and self._word.get(event.instance) == "draining":
-                self._gone.setdefault(event.instance, event.at)
-        elif isinstance(event, Viewed) and not event.version:
-            self._gone.pop(event.instance, None)
-        elif isinstance(event, Asked) and event.instance in self._gone.keys() - self._unknown:
-            since = self._gone[event.instance]
-            text = f"{event.instance} got a request {event.at - since:.3f} s after its drain was over"
-            yield Breach(event.at, self.name, text, event.objects)
-
-
-class NoMixedAnswer(_Promise):
-    """All parts of an answer are of one release."""
-
-    name = "no mixed answer"
-
-    def take(self, event: Event) -> Iterator[Breach]:
-        """Judge the answers."""
-        if isinstance(event, Asked) and len(set(event.versions)) > 1:
-            text = f"{event.instance} answered from {', '.join(event.versions)}"
-            yield Breach(event.at, self.name, text, event.objects | frozenset(event.versions))
-
-
-class NoWayBackWithoutOrder(_Promise):
+class NoWayBackWithoutOrder(AtOnce):
     """Nobody goes to an older version unless somebody said so since it came to the newer one.
 
     Orders are a pin to the older version, a rejection of or verdict on any newer one than that, and the word
@@ -147,7 +81,7 @@ class NoWayBackWithoutOrder(_Promise):
         return max(self._pinned.get(version, float("-inf")), bad, self._recovered) >= since
 
 
-class NothingNeededDeleted(_Promise):
+class NothingNeededDeleted(AtOnce):
     """No release leaves a disk while a view there points to it or what the node has taken over names it, nor
     the KV while it is head, pinned, or run by an instance. Whoever wipes a disk or restores the KV is not
     Hydra."""
@@ -214,7 +148,7 @@ class NothingNeededDeleted(_Promise):
                 yield Breach(event.at, self.name, text, frozenset({version, *users}))
 
 
-class HeadsLinear(_Promise):
+class HeadsLinear(AtOnce):
     """Each head is a release, with a higher sequence than the one before; a release never changes, and no
     sequence is used twice. A restored KV begins anew."""
 

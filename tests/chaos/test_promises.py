@@ -477,15 +477,30 @@ def test_request_to_a_replica_that_ended_is_not_late() -> None:
     assert tale.breaches == []
 
 
-def test_request_to_one_that_a_restored_consul_has_in_service_while_it_drains_is_not_late() -> None:
+def test_request_to_a_replica_that_was_taken_away_is_not_late_though_a_restored_consul_lists_it() -> None:
     tale = Tale(2)
-    tale.add(Shown(0.0, "i0", "draining"))
+    tale.add(Did(0.0, Kind.REMOVE, "i0"))
     tale.add(Did(0.0, Kind.RESTORE))
+    tale.now += 60
+    tale.leave("i0", V2)
+    tale.add(Asked(0.0, "i0", (), "Connection refused"))
+
+    assert tale.breaches == []
+
+
+@pytest.mark.parametrize("order", [("draining", Kind.RESTORE), (Kind.RESTORE, "draining")])
+def test_request_to_one_that_a_restored_consul_has_in_service_while_it_drains_is_not_late(
+    order: tuple[str, str],
+) -> None:
+    tale = Tale(2)
+    for what in order:
+        tale.add(Did(0.0, what) if what == Kind.RESTORE else Shown(0.0, "i0", what))
     tale.add(Shown(0.0, "i0", "flip"))
     tale.add(Asked(0.0, "i0", (V2, V2)))
     assert tale.breaches == []
 
     tale.add(Shown(0.0, "i0", "ready"))
+    tale.now += 60
     tale.leave("i0", V2)
     tale.add(Asked(0.0, "i0", (V2, V2)))
     assert [promise for promise, _ in tale.breaches] == ["no request after the drain"]

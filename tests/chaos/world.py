@@ -1,10 +1,14 @@
-"""What several promises need: how a breach is told, and which reports of nodes count."""
+"""What promises have in common: what they are, how a breach is told, and which reports of nodes count."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-from tests.chaos.events import Reported
+from tests.chaos.events import Event, Reported
+
+UNDOING_S = 10.0  # within which everybody has seen that a disk was wiped, or the KV was restored
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,24 @@ class Breach:
     promise: str
     text: str
     objects: frozenset[str]
+
+
+class Promise(Protocol):
+    """One promise; it is given all events in order, then told that there are no more."""
+
+    name: str
+
+    def take(self, event: Event) -> Iterator[Breach]: ...
+
+    def end(self, at: float) -> Iterator[Breach]: ...
+
+
+class AtOnce:
+    """One that is judged at each event, and waits for nothing."""
+
+    def end(self, at: float) -> Iterator[Breach]:
+        """Nothing was waited for."""
+        return iter(())
 
 
 class Reports:
