@@ -1,7 +1,8 @@
 """All instances of a service, on all nodes: who is in service, who has served, which nodes are dead.
 
 Asked by `reload` before one more instance goes out, and so always anew. What cannot be read counts as not in
-service, never as absent.
+service, never as absent. One that drains is out, whatever Consul lists: when a snapshot was restored, slots
+may be those of before, and the catalog too, until the agents tell it everything anew.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Census:
             if key.service == service and (state := states.get(key)) is not None:
                 health = self._health(instance, self._node, listings, state.state is Ready.READY)
                 # one that Consul does not know (yet, or any more) is not simply out of service
-                seen = None if health is Health.GONE else IN_SERVICE[health]
+                seen = None if health is Health.GONE else _in_service(health, state)
                 found[keys.slot_id(self._node, key)] = Member(self._node, seen, state.served)
         return found
 
@@ -130,7 +131,7 @@ class Census:
             # without its node's states it may have served: what is not known counts against going out
             ready, served = (state.state is Ready.READY, state.served) if state else (False, True)
             health = self._health(instance, node, listings, ready)
-            yield keys.slot_id(node, key), Member(node, IN_SERVICE[health], served)
+            yield keys.slot_id(node, key), Member(node, _in_service(health, state), served)
         if known is None and states is not None:
             for key, state in states.instances.items():
                 if state.service == service:
@@ -161,3 +162,7 @@ class Census:
             return codec.decode(cls, entry.value, key) if entry else None
         except Malformed:
             return None
+
+
+def _in_service(health: Health, state: InstanceState | None) -> bool | None:
+    return False if state and state.state is Ready.DRAINING else IN_SERVICE[health]

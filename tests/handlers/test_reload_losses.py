@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from handlers.adapters.ports import Op
+from handlers.census import Census
 from handlers.core import codec, keys
 from handlers.core.errors import Denied, HydraError, Temporary
 from handlers.core.model import (
@@ -26,6 +27,7 @@ from tests.handlers.reload_fleet import (
     PLACES,
     V1,
     V2,
+    FakeServices,
     Fleet,
     Run,
     S,
@@ -133,6 +135,28 @@ def test_a_restored_snapshot_is_put_right_and_drains_nobody(fleet: Fleet) -> Non
     assert node.state().state is Ready.READY
     assert fleet.slots().out == {}
     assert node.replicas[InstanceKey.of(S, "a")].reloads == [V1, V2]
+
+
+@pytest.mark.parametrize("other", ["n1.b", "n2.a"])
+def test_one_that_drains_is_out_whatever_a_restored_consul_says(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """The slots are from before it went out, and the catalog has it in service until its agent speaks."""
+    node = started(fleet, n1=("a", "b"), n2=("a",)).nodes["n1"]
+    listed = node.services.listing("api")
+    monkeypatch.setattr(FakeServices, "listing", lambda *_, **__: listed)
+    census = Census(fleet.kv, node.services, node.local, "n1", dead_after_s=60.0)
+    held_by, _, instance = other.partition(".")
+    states = fleet.nodes[held_by].states()
+    out = replace(states.instances[InstanceKey.of(S, instance)], state=Ready.DRAINING, step=Step.CONFIRM)
+    states = replace(states, instances={**states.instances, InstanceKey.of(S, instance): out})
+    fleet.put(keys.states(held_by), codec.encode(states))
+
+    members = census.here(S, node.instances, node.states().instances) | census.elsewhere(S, Slots())
+
+    assert {slot: member.in_service for slot, member in members.items()} == {
+        slot: slot != other for slot in ("n1.a", "n1.b", "n2.a")
+    }
 
 
 def test_a_node_that_lost_its_memory_takes_up_what_consul_knows(fleet: Fleet) -> None:
