@@ -25,7 +25,7 @@ class World:
     in_service: frozenset[str] = frozenset()
     dead: frozenset[str] = frozenset()
     removed: frozenset[str] = frozenset()
-    restored: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    restored: Mapping[str, Mapping[str, Instance]] = field(default_factory=dict)  # by node
     budget: Budget = field(default_factory=lambda: Budget(0.0))
 
     def others(self, me: str) -> dict[str, Instance]:
@@ -42,16 +42,23 @@ class World:
             and (name in self.in_service or (node not in self.dead and instance.served))
         }
 
+    def out(self) -> frozenset[str]:
+        """Those that drain, unless a restored KV says otherwise, until their node says it anew."""
+        return frozenset(
+            name
+            for name, (node, instance) in self.members.items()
+            if instance.state == "draining"
+            and (node not in self.restored or name in _draining(self.restored[node]))
+        )
+
     def allows(self, me: str, out: frozenset[str]) -> bool:
         """Whether `me` may go while `out` are out because of Hydra: it is down anyway, or few others are."""
         if me not in self.in_service:
             return True
         others = self.others(me)
         away = {name for name in out if name != me and self.members.get(name, ("",))[0] not in self.dead}
-        sick = {
-            name for name, i in others.items() if name not in self.in_service or i.state == "draining"
-        } - away
-        # what a restored KV says of a node counts until the node says more, and may be in service again
+        sick = ((others.keys() - self.in_service) | (others.keys() & self.out())) - away
+        # those that a restored KV lists may be in service again
         listed = {n for node, names in self.restored.items() if node not in self.dead for n in names}
         total = len((others.keys() | away | listed) - {me}) + 1
         return len(away) + len(sick) + 1 <= allowed(self.budget, total)
@@ -86,7 +93,7 @@ class WithinBudget:
             case Reported() if self._reports.take(event):
                 yield from self._report(event)
             case Reported():
-                listed = {**self._now.restored, event.node: frozenset(event.instances)}
+                listed = {**self._now.restored, event.node: event.instances}
                 self._step(replace(self._now, at=event.at, restored=listed))
 
     def end(self, at: float) -> Iterator[Breach]:
@@ -100,7 +107,7 @@ class WithinBudget:
         own = {name: (event.node, instance) for name, instance in event.instances.items()}
         restored = {node: names for node, names in self._now.restored.items() if node != event.node}
         fresh = replace(self._now, at=event.at, members=others | own, restored=restored)
-        out = frozenset(name for name, (_, i) in fresh.members.items() if i.state == "draining")
+        out = fresh.out()
         for name, instance in event.instances.items():
             was = before.get(name)
             # one that drains again on its way has had its place all the time
@@ -143,3 +150,7 @@ def allowed(budget: Budget, total: int) -> int:
         return budget.max_unavailable
     share = int(budget.max_unavailable.rstrip("%"))
     return max(1, total * share // 100) if share else 0
+
+
+def _draining(instances: Mapping[str, Instance]) -> set[str]:
+    return {name for name, instance in instances.items() if instance.state == "draining"}

@@ -276,6 +276,19 @@ def test_one_that_was_taken_away_counts_again_once_consul_has_it_in_service() ->
     assert tale.breaches == []
 
 
+@pytest.mark.parametrize("put_right", [False, True])
+def test_one_that_drains_counts_as_what_a_restored_kv_says_until_its_node_says_more(put_right: bool) -> None:
+    tale = Tale(3)
+    tale.leave("i1", V2, after_s=5.0)
+    tale.add(Reported(0.0, node("i1"), 1, {"i1": AT_REST}))
+    tale.health("i0", "i1", "i2")
+    if put_right:
+        tale.report("i1", tale.states["i1"], after_s=5.0)
+    tale.leave("i2", V2, after_s=5.0)
+
+    assert [promise for promise, _ in tale.breaches] == ["within the budget"] * put_right
+
+
 def test_one_that_has_never_served_does_not_count() -> None:
     tale = Tale(3)
     tale.report("i0", replace(AT_REST, served=False))
