@@ -32,6 +32,8 @@ from handlers.slots import SlotBook
 from handlers.statebook import StateBook
 
 LASTING_S = 0.9
+SETTLE_S = 5.0  # after the KV was behind this node: others say anew who is out, too
+_UNSETTLED = Reason.HOLDS_OFF.say(why="the KV was behind it, and others may not have said yet who is out")
 _MOVING = frozenset({Step.DRAIN, Step.FLIP, Step.RELOAD, Step.CONFIRM, Step.WARM, Step.RETURN})
 
 
@@ -58,6 +60,11 @@ class Moves:
         self._views, self._census, self._sight = views, census, sight
         self._clock = clock
         self._later: dict[InstanceKey, tuple[InstanceState, float]] = {}
+        self._settled_at = clock()
+
+    def settle(self) -> None:
+        """The KV was behind this node: take nobody out before others can have put it right."""
+        self._settled_at = self._clock() + SETTLE_S
 
     def step(self, case: Case) -> float | None:
         """Take an instance as far as it goes now.
@@ -203,6 +210,8 @@ class Moves:
     def _ask_together(self, case: Case, before: InstanceState, state: InstanceState) -> bool:
         """Ask for slots for all users of RAM here at once: only when all are out, it can be exchanged."""
         name, mine = case.key.service, self._together(case)
+        if self._clock() < self._settled_at:
+            return self._blocked(case, before, _UNSETTLED)
         try:
             slots, index = self._slots.read(name)
             budget, unchanged = self._slots.budget(name, case.plan)
@@ -251,6 +260,8 @@ class Moves:
         if me in members and members[me].in_service is False:
             # a repair depends on nobody else, and works while nothing can be learnt about the others
             return admission(me, slots.out, members, (), budget), frozenset()
+        if self._clock() < self._settled_at:
+            return Blocked(_UNSETTLED), frozenset()
         answer = admission(me, slots.out, members, (), budget)
         if not isinstance(answer, Blocked) or not budget.fixed:
             # asked last: with many nodes it is by far the most expensive

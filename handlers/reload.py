@@ -149,6 +149,7 @@ class ReloadRun:
             return
         if self._book.load():
             log.warning("reload", "the KV is behind this node; its states are written anew")
+            self._moves.settle()
             self._book.commit({})
         for name in sorted(self._slots.entered_for()):
             states = {k: s for k, s in self._book.instances.items() if k.service == name}

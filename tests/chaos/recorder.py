@@ -116,13 +116,12 @@ class Recorder:
             before = entries
 
     def _follow_health(self) -> None:
-        kv, index = self._kv(), 0
+        # "near" asks for the catalog itself: a stream would not tell at once that it was restored
+        kv, index, asked = self._kv(), 0, {"consistent": "", "near": "_agent"}
         last: frozenset[str] | None = None
         while not self._end.is_set():
             try:
-                rows, index = kv.get_json(
-                    f"health/service/{self._name}", {"consistent": ""}, after=index, wait_s=WAIT_S
-                )
+                rows, index = kv.get_json(f"health/service/{self._name}", asked, after=index, wait_s=WAIT_S)
             except HydraError:
                 kv = self._kv()
                 self._end.wait(AWAY_S)

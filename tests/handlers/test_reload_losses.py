@@ -159,6 +159,30 @@ def test_one_that_drains_is_out_whatever_a_restored_consul_says(
     }
 
 
+def test_nobody_goes_out_before_others_can_have_said_anew_who_is_out(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restored KV knows nothing of who went out since, and Consul may list them as in service."""
+    node = started(fleet, n1=("a",)).nodes["n1"]
+    before = fleet.fake.snapshot()
+    fleet.want(V2)
+    fleet.run()
+    monkeypatch.setattr("handlers.moves.SETTLE_S", 3600.0)
+    fleet.fake.restore(before)
+    fleet.want(V1)
+
+    run = Run(node)
+
+    wait(lambda: node.state().step is Step.ADMIT)
+    assert node.state().releases == {"places": V2}
+    assert "the KV was behind it" in node.state().reason
+    node.replicas[InstanceKey.of(S, "a")].broken = True  # it is out anyway
+    wait(lambda: node.state().releases == {"places": V1} or node.state().step is not Step.ADMIT)
+    node.replicas[InstanceKey.of(S, "a")].broken = False
+    run.join()
+    assert serving(fleet) == {(V1, True)}
+
+
 def test_a_node_that_lost_its_memory_takes_up_what_consul_knows(fleet: Fleet) -> None:
     node = started(fleet, n1=("a",)).nodes["n1"]
     node.local.delete("states")
