@@ -19,6 +19,7 @@ from hydra_cli.dev.access import PLANNER_NODE
 from hydra_cli.dev.demo.harm import wipe
 from hydra_cli.dev.demo.sight import Replica
 from hydra_cli.dev.processes import Process
+from tests.chaos.catalog import AGREES_S, disputed
 from tests.chaos.cuts import Cuts
 from tests.chaos.promises import RECOVER, STOP
 from tests.chaos.recorder import Recorder
@@ -125,7 +126,10 @@ class Actions:
             self._recorder.watch(fresh)
 
     def calm(self) -> None:
-        """Take back all orders, and publish a good release; from then on, a minute counts."""
+        """Take back all orders, and publish a good release; from then on, a minute counts.
+
+        A restore is over when Consul's catalog, which was restored too, is right again.
+        """
         scene = self._scene
         # 2: there is none
         until("the pin is gone", partial(self._orderly, "unpin", f"channel/{scene.channel}", codes=(0, 2)))
@@ -133,6 +137,7 @@ class Actions:
         until("the budget is 1", partial(self._orderly, "subscribe", scene.service, *BUDGETS[0]))
         for replica in scene.replicas:
             until(f"{replica.id} is registered", partial(self._registered, replica))
+        until("the catalog is what the agents know", self._catalog_is_right, AGREES_S)
         until("a good release is published", self._published_well)
         self._recorder.did(STOP)
 
@@ -208,6 +213,11 @@ class Actions:
         with contextlib.suppress(HydraError):
             self._scene.register(replica, by_hand=False)
             return True
+        return False
+
+    def _catalog_is_right(self) -> bool:
+        with contextlib.suppress(HydraError):
+            return not disputed(self._cluster, self._scene.space)
         return False
 
     def _well(self) -> list[str]:
