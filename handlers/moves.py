@@ -66,6 +66,10 @@ class Moves:
         """The KV was behind this node: take nobody out before others can have put it right."""
         self._settled_at = self._clock() + SETTLE_S
 
+    def unsettled_s(self) -> float | None:
+        """Seconds until somebody may be taken out again, for which the run goes on; None = now."""
+        return max(0.0, self._settled_at - self._clock()) or None
+
     def step(self, case: Case) -> float | None:
         """Take an instance as far as it goes now.
 

@@ -132,7 +132,7 @@ class ReloadRun:
         dues = [self._cache.round(desired, self._book.instances) if desired else None]
         dues += [self._one(key, instance) for key, instance in sorted(self._home.here.items())]
         self._moves.end_round()
-        dues.append(self._residents.files())
+        dues += [self._residents.files(), self._moves.unsettled_s()]
         if self._book.sequence != before:
             dues.append(0.0)  # what moved may let another instance go, or RAM be filled
         waits = [due for due in dues if due is not None]

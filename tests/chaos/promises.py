@@ -33,7 +33,7 @@ STOP = "stop"
 
 
 class NoWayBackWithoutOrder(AtOnce):
-    """Nobody goes to an older version unless somebody said so since it came to the newer one.
+    """Nobody goes to an older version unless somebody said so since it set out for the newer one.
 
     Orders are a pin to the older version, a rejection of or verdict on any newer one than that, and the word
     of an operator that a restored KV counts. One that had ended begins anew: a restored Consul may list a
@@ -45,6 +45,7 @@ class NoWayBackWithoutOrder(AtOnce):
     def __init__(self) -> None:
         self._reports = Reports()
         self._arrived: dict[tuple[str, str], tuple[str, float]] = {}
+        self._set_out: dict[tuple[str, str], float] = {}
         self._pinned: dict[str, float] = {}
         self._bad: dict[str, float] = {}
         self._recovered = float("-inf")
@@ -69,12 +70,16 @@ class NoWayBackWithoutOrder(AtOnce):
         for name, instance in event.instances.items():
             key, version = (name, instance.incarnation), instance.release
             before, since = self._arrived.get(key, ("", event.at))
+            if instance.moving:
+                self._set_out.setdefault(key, event.at)
             if version == before or not version:
+                if not instance.moving:
+                    self._set_out.pop(key, None)
                 continue
             if version < before and not self._ordered(version, since):
                 text = f"{name} went from {before} to {version}, and nobody had said so"
                 yield Breach(event.at, self.name, text, frozenset({name, before, version}))
-            self._arrived[key] = version, event.at
+            self._arrived[key] = version, self._set_out.pop(key, event.at)
 
     def _ordered(self, version: str, since: float) -> bool:
         bad = max((until for v, until in self._bad.items() if v > version), default=float("-inf"))

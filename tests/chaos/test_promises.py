@@ -472,6 +472,17 @@ def test_order_about_something_else_is_none(order: Event) -> None:
     assert [promise for promise, _ in tale.breaches] == ["no way back without an order"]
 
 
+def test_order_that_is_given_on_the_way_to_the_newer_version_counts() -> None:
+    tale = Tale(2)
+    tale.publish(V2)
+    tale.leave("i0", V2)
+    tale.add(Did(0.0, RECOVER))
+    tale.come_back("i0", V2)
+    tale.move("i0", V1)
+
+    assert tale.breaches == []
+
+
 def test_new_incarnation_may_begin_with_an_older_version() -> None:
     tale = Tale(1)
     tale.publish(V2)

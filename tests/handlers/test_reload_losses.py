@@ -167,7 +167,7 @@ def test_nobody_goes_out_before_others_can_have_said_anew_who_is_out(
     before = fleet.fake.snapshot()
     fleet.want(V2)
     fleet.run()
-    monkeypatch.setattr("handlers.moves.SETTLE_S", 3600.0)
+    monkeypatch.setattr("handlers.moves.SETTLE_S", 8.0)
     fleet.fake.restore(before)
     fleet.want(V1)
 
