@@ -25,6 +25,7 @@ from tests.chaos.promises import RECOVER, STOP
 from tests.chaos.recorder import Recorder
 from tests.chaos.schedule import ORDERS, Act, Kind
 from tests.chaos.victims import command_of, found_in, is_handler, is_program, is_reader, is_template, whose
+from tests.chaos.world import RESTORED
 from tests.e2e.scene import Scene, until
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -328,7 +329,10 @@ class Actions:
 
     def _restore(self, act: Act) -> Undo:
         self._note(act.kind)
-        self._cluster.restore(self._snapshot)
+        try:
+            self._cluster.restore(self._snapshot)
+        finally:
+            self._recorder.did(RESTORED)
         self._restored = True
         return self.recover
 

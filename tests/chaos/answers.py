@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tests.chaos import world
 from tests.chaos.events import Asked, Did, Event, Shown, Viewed
 from tests.chaos.schedule import Kind
-from tests.chaos.world import UNDOING_S, AtOnce, Breach
+from tests.chaos.world import AtOnce, Breach
 
 
 class NoLateRequest(AtOnce):
@@ -22,15 +23,17 @@ class NoLateRequest(AtOnce):
     def __init__(self) -> None:
         self._draining: set[str] = set()
         self._gone: dict[str, float] = {}
-        self._restored = float("-inf")
+        self._restoring = False
         self._unknown: set[str] = set()
         self._removed: set[str] = set()
 
     def take(self, event: Event) -> Iterator[Breach]:
         """Follow what instances show and what is done to them, and judge the requests."""
         match event:
-            case Did(at, Kind.RESTORE):
-                self._restored, self._unknown = at, self._unknown | self._draining
+            case Did(_, Kind.RESTORE):
+                self._restoring, self._unknown = True, self._unknown | self._draining
+            case Did(_, world.RESTORED):
+                self._restoring = False
             case Did(_, Kind.REMOVE, whom):
                 self._removed.add(whom)
             case Shown():
@@ -49,7 +52,7 @@ class NoLateRequest(AtOnce):
                 self._gone.setdefault(name, event.at)
         elif event.word == "draining":
             self._draining.add(name)
-            if event.at - self._restored < UNDOING_S:  # Consul may have heard of it just before
+            if self._restoring:  # Consul may have heard of it just before
                 self._unknown.add(name)
         else:
             self._draining.discard(name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tests.chaos.events import Budget, Dead, Did, Event, InService, Instance, Reported
 from tests.chaos.schedule import Kind
-from tests.chaos.world import UNDOING_S, Breach, Reports
+from tests.chaos.world import Breach, Reports
 
 SEEN_S = 1.0  # how old what Hydra saw of health may be
 LAG_S = 0.5  # how late we may read of a drain
@@ -69,15 +69,13 @@ class WithinBudget:
     a second before.
 
     Who is out because of Hydra counts as of that very moment: all of that is in one store. Health, dead nodes
-    and the budget itself count as of the moment in that second that suits Hydra best. Just after a restore
-    nobody is judged: Consul has brought back old health, and from outside it cannot be told who saw what.
+    and the budget itself count as of the moment in that second that suits Hydra best.
     """
 
     name = "within the budget"
 
     def __init__(self) -> None:
         self._reports = Reports()
-        self._restored = float("-inf")
         self._now = World()
         self._past: deque[World] = deque([self._now])
 
@@ -90,8 +88,6 @@ class WithinBudget:
                 self._step(replace(self._now, at=event.at, dead=event.nodes))
             case Budget():
                 self._step(replace(self._now, at=event.at, budget=event))
-            case Did(at, Kind.RESTORE):
-                self._restored = at
             case Did() if event.what == Kind.REMOVE:
                 self._step(replace(self._now, at=event.at, removed=self._now.removed | {event.whom}))
             case Reported() if self._reports.take(event):
@@ -116,8 +112,7 @@ class WithinBudget:
             was = before.get(name)
             # one that drains again on its way has had its place all the time
             goes = instance.state == "draining" and was and was.state == "ready" and not was.moving
-            known = event.at - self._restored >= UNDOING_S
-            if goes and known and not any(world.allows(name, out) for world in self._past):
+            if goes and not any(world.allows(name, out) for world in self._past):
                 yield self._breach(event, name, out, self._now)
         self._step(fresh)
 

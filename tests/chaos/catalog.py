@@ -6,6 +6,7 @@ They do within two minutes (anti-entropy). Nobody can make that come earlier, an
 from __future__ import annotations
 
 from hydra_cli.dev.cluster import Cluster
+from tests.chaos.recorder import passes
 
 AGREES_S = 150.0
 
@@ -17,7 +18,10 @@ def disputed(cluster: Cluster, consul_name: str) -> dict[tuple[str, str], tuple[
     """
     asked = {"consistent": "", "near": "_agent"}  # past the streams, see `recorder`
     rows, _ = cluster.kv().get_json(f"health/service/{consul_name}", asked)
-    listed = {(row["Node"]["Node"], row["Service"]["ID"]): _passes(row["Checks"]) for row in rows}
+    listed = {
+        (row["Node"]["Node"], row["Service"]["ID"]): passes([c for c in row["Checks"] if c["ServiceID"]])
+        for row in rows
+    }
     known = {}
     for node in cluster.nodes:
         agent = cluster.kv(node=node)
@@ -25,13 +29,9 @@ def disputed(cluster: Cluster, consul_name: str) -> dict[tuple[str, str], tuple[
         checks, _ = agent.get_json("agent/checks")
         for instance in (s["ID"] for s in services.values() if s["Service"] == consul_name):
             own = [check for check in checks.values() if check["ServiceID"] == instance]
-            known[node, instance] = _passes(own)
+            known[node, instance] = passes(own)
     return {
         place: (listed.get(place), known.get(place))
         for place in listed.keys() | known.keys()
         if listed.get(place) != known.get(place)
     }
-
-
-def _passes(checks: list[dict[str, str]]) -> bool:
-    return all(check["Status"] == "passing" for check in checks if check["ServiceID"])

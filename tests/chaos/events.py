@@ -190,7 +190,7 @@ class Asked(Event):
 
 @dataclass(frozen=True)
 class Did(Event):
-    """Something was done: `what` to `whom` (see `schedule.Kind`), `recover`, or `stop`: no more faults."""
+    """`what` was done to `whom`: see `schedule.Kind`, or `restored`, `recover`, `stop` (no more faults)."""
 
     what: str
     whom: str = ""

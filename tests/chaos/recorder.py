@@ -110,7 +110,7 @@ class Recorder:
                 kv = self._kv()
                 self._end.wait(AWAY_S)
                 continue
-            at, index = time.monotonic(), listing.index
+            at, index = time.monotonic(), _next(index, listing.index)
             entries = {k: e for k, e in listing.entries.items() if not k.startswith(_NOT_WATCHED)}
             self._add(self._documents.changes(at, before, entries, self._dead_agents))
             before = entries
@@ -121,17 +121,17 @@ class Recorder:
         last: frozenset[str] | None = None
         while not self._end.is_set():
             try:
-                rows, index = kv.get_json(f"health/service/{self._name}", asked, after=index, wait_s=WAIT_S)
+                rows, found = kv.get_json(f"health/service/{self._name}", asked, after=index, wait_s=WAIT_S)
             except HydraError:
                 kv = self._kv()
                 self._end.wait(AWAY_S)
                 continue
-            at = time.monotonic()
-            passing = frozenset(r["Service"]["ID"] for r in rows if _passes(r["Checks"]))
+            at, index = time.monotonic(), _next(index, found)
+            passing = frozenset(r["Service"]["ID"] for r in rows if passes(r["Checks"]))
             if passing != last:
                 self._add([events.InService(at, passing)])
                 last = passing
-            lost = frozenset(r["Node"]["Node"] for r in rows if not _passes(_agents(r["Checks"])))
+            lost = frozenset(r["Node"]["Node"] for r in rows if not passes(_agents(r["Checks"])))
             if lost != self._dead_agents:
                 self._dead_agents = lost
                 self._add(self._documents.dead(at, lost))
@@ -184,7 +184,15 @@ class Recorder:
         return frozenset(n for n in names if (folder / n / "index" / "value.json").exists())
 
 
-def _passes(checks: Sequence[Mapping[str, str]]) -> bool:
+def _next(index: int, found: int) -> int:
+    """What to block on next. A restore ends a query with what there was before it, under an index that those
+    of the restored tables are below for long: then, and after a wait in vain, what there is now is read.
+    """
+    return found if found > index else 0
+
+
+def passes(checks: Sequence[Mapping[str, str]]) -> bool:
+    """Whether Consul has what these are of in service."""
     return all(check["Status"] == "passing" for check in checks)
 
 

@@ -32,6 +32,7 @@ from tests.chaos.events import (
 )
 from tests.chaos.promises import CONVERGED_S, RECOVER, STOP, awaited, broken
 from tests.chaos.schedule import Kind
+from tests.chaos.world import RESTORED
 
 V1, V2, V3 = (f"2026-01-0{day}T00-00-00" for day in (1, 2, 3))
 AT_REST = Instance(incarnation="7", release=V1)
@@ -519,12 +520,12 @@ def test_request_to_one_that_a_restored_consul_has_in_service_while_it_drains_is
     tale = Tale(2)
     for what in order:
         tale.add(Did(0.0, what) if what == Kind.RESTORE else Shown(0.0, "i0", what))
+    tale.add(Did(0.0, RESTORED))
     tale.add(Shown(0.0, "i0", "flip"))
     tale.add(Asked(0.0, "i0", (V2, V2)))
     assert tale.breaches == []
 
     tale.add(Shown(0.0, "i0", "ready"))
-    tale.now += 60
     tale.leave("i0", V2)
     tale.add(Asked(0.0, "i0", (V2, V2)))
     assert [promise for promise, _ in tale.breaches] == ["no request after the drain"]

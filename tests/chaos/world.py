@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tests.chaos.events import Event, Reported
 
+RESTORED = "restored"  # what is done when a restore of the KV has ended
 UNDOING_S = 10.0  # within which everybody has seen that a disk was wiped, or the KV was restored
 
 
