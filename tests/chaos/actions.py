@@ -333,6 +333,7 @@ class Actions:
             self._cluster.restore(self._snapshot)
         finally:
             self._recorder.did(RESTORED)
+            self._recorder.look()
         self._restored = True
         return self.recover
 

@@ -6,10 +6,12 @@ one follows the health of the service; one looks at the views and the disks.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from handlers.adapters.local import LocalState
 from handlers.adapters.ports import Consul, Entry
@@ -23,6 +25,7 @@ from tests.chaos.documents import Documents
 from tests.chaos.events import Event
 
 WAIT_S = 5.0  # of one blocking query
+LOOK_S = 0.5  # of one for health, of which a restore is not always told
 AWAY_S = 0.05
 GLANCE_S = 0.05
 _NOT_WATCHED = (keys.AUDIT, keys.PROGRESS, keys.MANIFESTS)
@@ -48,6 +51,8 @@ class Recorder:
         self._wanted: dict[str, frozenset[str]] = {}
         self._viewed: dict[str, str] = {}
         self._dead_agents: frozenset[str] = frozenset()
+        self._passing: frozenset[str] | None = None
+        self._looking = threading.Lock()
         self._epoch = time.time() - time.monotonic()
         self._lock, self._end = threading.Lock(), threading.Event()
         self._failure: BaseException | None = None
@@ -116,22 +121,35 @@ class Recorder:
             before = entries
 
     def _follow_health(self) -> None:
-        # "near" asks for the catalog itself: a stream would not tell at once that it was restored
-        kv, index, asked = self._kv(), 0, {"consistent": "", "near": "_agent"}
-        last: frozenset[str] | None = None
+        kv, index = self._kv(), 0
         while not self._end.is_set():
             try:
-                rows, found = kv.get_json(f"health/service/{self._name}", asked, after=index, wait_s=WAIT_S)
+                rows, found = self._health(kv, index)
             except HydraError:
                 kv = self._kv()
                 self._end.wait(AWAY_S)
                 continue
-            at, index = time.monotonic(), _next(index, found)
-            passing = frozenset(r["Service"]["ID"] for r in rows if passes(r["Checks"]))
-            if passing != last:
+            index = _next(index, found)
+            self._note_health(rows)
+
+    def look(self) -> None:
+        """See now what Consul has in service: a restore does not always wake a query that waits."""
+        with contextlib.suppress(HydraError):
+            self._note_health(self._health(self._kv(), 0)[0])
+
+    def _health(self, kv: Consul, index: int) -> tuple[list[Any], int]:
+        # "near" asks for the catalog itself: a stream would not tell at once that it was restored
+        asked = {"consistent": "", "near": "_agent"}
+        return kv.get_json(f"health/service/{self._name}", asked, after=index, wait_s=LOOK_S)
+
+    def _note_health(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        at = time.monotonic()
+        passing = frozenset(r["Service"]["ID"] for r in rows if passes(r["Checks"]))
+        lost = frozenset(r["Node"]["Node"] for r in rows if not passes(_agents(r["Checks"])))
+        with self._looking:
+            if passing != self._passing:
+                self._passing = passing
                 self._add([events.InService(at, passing)])
-                last = passing
-            lost = frozenset(r["Node"]["Node"] for r in rows if not passes(_agents(r["Checks"])))
             if lost != self._dead_agents:
                 self._dead_agents = lost
                 self._add(self._documents.dead(at, lost))
