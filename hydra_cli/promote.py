@@ -10,6 +10,9 @@ import click
 from handlers.core import codec, keys
 from handlers.core.errors import NotTakenOver, Usage
 from handlers.core.model import Staged
+from handlers.core.staging import obstacle
+from handlers.core.version import Version
+from handlers.core.world import ChannelFacts
 from hydra_cli.change import Edit, require_channel
 from hydra_cli.context import Context
 from hydra_cli.options import WRITES, command
@@ -49,10 +52,9 @@ def promote(context: Context, name: str, at: datetime | None, reason: str) -> No
         raise Usage(f"nothing is staged on {channel}; `hydra publish --stage` stages a release")
     staged = codec.decode(Staged, entry.value, entry.key)
     facts = require_channel(kv, channel)
-    if staged.version in facts.rejected:
+    if why := obstacle(facts, staged.version):
         raise NotTakenOver(
-            f"{staged.version} of {channel} is rejected; "
-            f"`hydra accept {channel} {staged.version}` takes that back"
+            f"{staged.version} is staged on {channel}, but {why}{_way_out(facts, staged.version)}"
         )
     before = head.value.decode(errors="replace").strip() if head else ""
     if at is not None:
@@ -72,3 +74,12 @@ def promote(context: Context, name: str, at: datetime | None, reason: str) -> No
         text = f"head of {channel}: {before or 'none'} -> {staged.version}"
     fields = {"channel": channel, "before": before or None, "version": staged.version, "at": when or None}
     context.screen.show(Said(text, fields, Tone.GOOD))
+
+
+def _way_out(facts: ChannelFacts, version: Version) -> str:
+    """What to do about a staged release that must not become the head."""
+    if version in facts.rejected:
+        return f"; `hydra accept {facts.name} {version}` takes that back"
+    if version in facts.by_version:
+        return f"; `hydra channel set-head {facts.name} {version}` goes back all the same"
+    return ""

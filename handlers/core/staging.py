@@ -1,7 +1,8 @@
 """Which staged releases become heads now, because somebody gave them a time.
 
 A staged release is complete on the nodes and nobody moves to it. The time is the one clock that decides about
-order, and only on a person's word; all else still goes by sequence: a newer head is never replaced.
+order, and only on a person's word; all else still goes by sequence: a newer head is never replaced, be it
+at that time or by `hydra promote` at once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def promoted(world: World, now: datetime) -> tuple[dict[Channel, Version], list[
         at = _time(staged.at)
         if at is not None and now < at:
             later.append(at)
-        elif why := "its time is not one" if at is None else _obstacle(channel, staged.version):
+        elif why := "its time is not one" if at is None else obstacle(channel, staged.version):
             text = f"{staged.version} is staged for {staged.at}, but {why}; it does not become the head"
             alarms.append(Alarm(object=f"channel/{name}", text=text))
         else:
@@ -34,8 +35,8 @@ def promoted(world: World, now: datetime) -> tuple[dict[Channel, Version], list[
     return due, later, alarms
 
 
-def _obstacle(channel: ChannelFacts, version: Version) -> str:
-    """Why a release must not become the head by itself; empty = it may."""
+def obstacle(channel: ChannelFacts, version: Version) -> str:
+    """Why a staged release must not become the head; empty = it may."""
     if version in channel.rejected:
         return "it is rejected"
     if version not in channel.by_version:

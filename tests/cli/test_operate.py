@@ -18,9 +18,11 @@ OTHER = Service("prod/search/route")
 
 @pytest.fixture
 def fleet(desk: Desk) -> Desk:
-    """Three releases; a service, pinned, paused and halted, on a live node; a dead node; a registration."""
+    """Three releases and a staged one; a service, pinned, paused and halted, on a live node; a dead node; a
+    registration.
+    """
     cluster = Cluster()
-    for number in (1, 2, 3):
+    for number in (1, 2, 4, 3):
         cluster.publish(number)
     cluster.settings()
     cluster.subscribe()
@@ -32,7 +34,7 @@ def fleet(desk: Desk) -> Desk:
     cluster.judge(3)
     cluster.control(paused=True)
     cluster.put(keys.channel_pin(PLACES), model.Pin(version=v(2)))
-    cluster.put(keys.staged(PLACES), model.Staged(version=v(2)))
+    cluster.put(keys.staged(PLACES), model.Staged(version=v(4)))
     cluster.put(keys.proven(COMPLETE), model.Proven(channels={PLACES: (v(2),)}))
     place = InstanceKey.of(COMPLETE, "one")
     registered = model.Instance(service=COMPLETE, id="one", incarnation="x", health="none")
@@ -273,7 +275,7 @@ def test_budget_is_a_number_a_share_or_what_must_stay(fleet: Desk) -> None:
 def test_promoted_release_is_the_head_and_no_longer_staged(fleet: Desk) -> None:
     fleet.ok("promote", PLACES)
 
-    assert fleet.value(keys.head(PLACES)) == v(2).encode()
+    assert fleet.value(keys.head(PLACES)) == v(4).encode()
     assert fleet.value(keys.staged(PLACES)) is None
     assert fleet.run("promote", PLACES).code == 2
 
@@ -283,15 +285,32 @@ def test_promotion_at_a_time_is_left_to_the_planner(fleet: Desk) -> None:
 
     assert "at 2026-06-02T06:00:00Z" in answer.out
     staged = codec.decode(model.Staged, fleet.value(keys.staged(PLACES)) or b"", "it")
-    assert (staged.version, staged.at, staged.who) == (v(2), "2026-06-02T06:00:00Z", "eve")
+    assert (staged.version, staged.at, staged.who) == (v(4), "2026-06-02T06:00:00Z", "eve")
     assert fleet.value(keys.head(PLACES)) == v(3).encode()
     assert fleet.run("promote", PLACES, "--at", "tomorrow").code == 2
 
 
 def test_rejected_release_is_not_promoted(fleet: Desk) -> None:
-    fleet.ok("reject", PLACES, v(2))
+    fleet.ok("reject", PLACES, v(4))
 
-    assert fleet.run("promote", PLACES).code == 9
+    answer = fleet.run("promote", PLACES)
+
+    assert (answer.code, f"hydra accept {PLACES} {v(4)}" in answer.err) == (9, True)
+
+
+@pytest.mark.parametrize("at", [(), ("--at", "2026-06-02T00:00:00Z")], ids=["now", "at-a-time"])
+@pytest.mark.parametrize(
+    ("number", "why"), [(2, f"the head is {v(3)}, which is newer"), (9, "no such release")]
+)
+def test_staged_release_that_must_not_become_the_head_is_not_promoted(
+    fleet: Desk, number: int, why: str, at: Sequence[str]
+) -> None:
+    fleet.kv.put(keys.staged(PLACES), codec.encode(model.Staged(version=v(number))))
+    before = fleet.everything()
+
+    answer = fleet.run("promote", PLACES, *at)
+
+    assert (answer.code, why in answer.err, fleet.everything()) == (9, True, before)
 
 
 def test_live_node_is_not_forgotten(fleet: Desk) -> None:
