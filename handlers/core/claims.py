@@ -102,8 +102,8 @@ def _for_rollback(
     reasons: Reasons,
     now: datetime,
 ) -> Iterable[tuple[ReleaseId, str, str]]:
-    """What was rolled back from, for a day: the way forward again. And the newest of what a node has already,
-    up to the channel's count; good ones before rejected ones.
+    """What was rolled back from, for a day, whatever is published meanwhile: the way forward again. And the
+    newest of what a node has already, up to the channel's count; good ones before rejected ones.
     """
     for release in others:
         if release.version not in channel.by_version:
@@ -114,7 +114,9 @@ def _for_rollback(
     claimed = [r.version for r in reasons if r.channel == channel.name]
     newest = max((channel.by_version[v].sequence for v in claimed if v in channel.by_version), default=None)
     for place, release in enumerate(found):
-        if newest is not None and held[release].sequence > newest and _stamp(now) < until[release]:
+        # once there is a newer release, only the rejection tells what was rolled back from
+        left = release.version in channel.rejected or (newest is not None and held[release].sequence > newest)
+        if left and _stamp(now) < until[release]:
             yield release, "rolled back from", until[release]
         elif place < channel.settings.keep_on_nodes - len(claimed):
             yield release, "kept for a rollback", until[release]

@@ -54,6 +54,27 @@ class TestHolding:
         later = cluster.plan(now=NOW + timedelta(hours=24))
         assert set(later.desired["n1"].releases) == {rid(1)}
 
+    def test_what_was_rolled_back_from_stays_for_its_day_when_a_newer_release_comes(
+        self, cluster: Cluster
+    ) -> None:
+        for number in (2, 1):  # as above
+            for name in ("n1", "n2", "n3"):
+                cluster.runs(name, places=number)
+            cluster.run()
+            cluster.reject(2)
+        cluster.run()
+        cluster.publish(3)
+        for number in (1, 3):
+            for name in ("n1", "n2", "n3"):
+                cluster.runs(name, places=number)
+            cluster.run()
+            hold = cluster.desired("n1").releases[rid(2)]
+            assert (hold.why, hold.until) == (("rolled back from",), "2026-06-02T00:00:00Z")
+        assert cluster.held() == {rid(1), rid(2), rid(3)}  # it takes no other's place
+
+        later = cluster.plan(now=NOW + timedelta(hours=24))
+        assert set(later.desired["n1"].releases) == {rid(1), rid(3)}
+
     def test_what_is_only_kept_for_a_rollback_says_so_until_it_is_needed(self, cluster: Cluster) -> None:
         for number in (1, 2):
             for name in ("n1", "n2", "n3"):
@@ -155,8 +176,8 @@ class TestHolding:
         cluster.publish(3)
         for name in ("n1", "n2", "n3"):
             cluster.runs(name, places=3)
-        cluster.run()
-        assert cluster.held() == {rid(1), rid(3)}
+        later = cluster.plan(now=NOW + timedelta(hours=24))
+        assert set(later.desired["n1"].releases) == {rid(1), rid(3)}
 
     def test_unsubscribed_service_lets_its_data_go(self, cluster: Cluster) -> None:
         cluster.run()
