@@ -11,7 +11,9 @@ changes nothing. A PodDisruptionBudget that lets no pod out is told on the workl
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -27,8 +29,9 @@ from handlers.core import codec, keys
 from handlers.core.disruption import BUDGETS
 from handlers.core.enrolment import KINDS, enrolment, is_ours
 from handlers.core.errors import Conflict, HydraError, Malformed, Usage
-from handlers.core.model import Meta, Subscription, count
+from handlers.core.model import Audit, Meta, Subscription, count
 from handlers.core.names import Service
+from handlers.core.version import Version
 
 ROLE = "enroll"
 LOOK_S = 30.0  # also without any change: whoever removed a subscription meant another one
@@ -122,7 +125,7 @@ def converge(ctx: Context, sight: Sight, fence: CheckSession) -> str:
         if service.env not in environments:
             log.warning(ROLE, f"environment {service.env} is not served here (hydra init)", service=service)
             continue
-        done = _write(ctx, service, wish.subscription, fence)
+        done = _write(ctx, service, wish, fence)
         written += bool(done)
         if wish.stuck and done is not None:
             stuck.add((wish.about, wish.stuck))
@@ -151,7 +154,7 @@ def _wishes(
     return found
 
 
-def _write(ctx: Context, service: Service, wanted: Subscription, fence: CheckSession) -> bool | None:
+def _write(ctx: Context, service: Service, wish: Wish, fence: CheckSession) -> bool | None:
     """Whether the subscription was written; None where it is not the workload's to write.
 
     One that was changed meanwhile is left for the next look.
@@ -165,16 +168,32 @@ def _write(ctx: Context, service: Service, wanted: Subscription, fence: CheckSes
         return None
     if there is not None and not is_ours(there):
         return None
-    fresh = replace(wanted, extra=there.extra if there else {})
+    fresh = replace(wish.subscription, extra=there.extra if there else {})
     if there == fresh:
         return False
+    write = Cas(key, codec.encode(fresh), entry.index if entry else 0)
     try:
-        ctx.kv.txn([fence, Cas(key, codec.encode(fresh), entry.index if entry else 0)])
+        ctx.kv.txn([fence, write, _trace(ctx, service, wish, there)])
     except Conflict as e:
         if e.args and fence.key in str(e):
             raise
         return False
     log.info(
-        ROLE, "subscribed as its workload says", service=service, channels=",".join(wanted.channels.values())
+        ROLE, "subscribed as its workload says", service=service, channels=",".join(fresh.channels.values())
     )
     return True
+
+
+def _trace(ctx: Context, service: Service, wish: Wish, before: Subscription | None) -> Cas:
+    """The entry in the service's history; without it, record would take the change for one by hand."""
+    now, about = datetime.now(UTC), wish.about
+    entry = Audit(
+        object=f"service/{service}",
+        action="subscribed",
+        who=f"{ROLE} on {ctx.node}",
+        when=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        before=before.title() if before else "",
+        after=wish.subscription.title(),
+        why=f"{about.kind} {about.namespace}/{about.name} says so",
+    )
+    return Cas(keys.audit(entry.object, Version.of(now), uuid.uuid4().hex[:8]), codec.encode(entry), 0)

@@ -15,10 +15,10 @@ from handlers.adapters.mirror import Picture
 from handlers.adapters.pods import About
 from handlers.adapters.ports import CheckSession, Lock
 from handlers.context import Context
-from handlers.core import codec, keys
+from handlers.core import byhand, codec, keys
 from handlers.core.enrolment import ORIGIN
 from handlers.core.errors import Conflict, Denied
-from handlers.core.model import Meta, Subscription
+from handlers.core.model import Audit, Meta, Orders, Subscription
 from handlers.core.names import Channel, Service
 from handlers.core.pods import PREFIX
 from handlers.enroll import ROLE, Sight, converge
@@ -104,6 +104,25 @@ def test_changed_annotation_is_taken_over_and_unknown_fields_stay(desk: Desk) ->
     after = desk.subscription()
     assert after is not None
     assert (after.drain_s, after.extra) == (9.0, {"later": 1})
+
+
+def test_history_says_that_enroll_wrote_it_and_for_which_workload(desk: Desk) -> None:
+    def orders() -> Orders:
+        found = desk.kv.list(keys.SERVICES).entries
+        return byhand.orders("services", {key: (entry.index, entry.value) for key, entry in found.items()})
+
+    before = orders()
+    for notes in ({}, {"drain_time": "9s"}, {"drain_time": "9s"}):
+        desk.look(workload(channels=PLACES, **notes))
+
+    entries = sorted(desk.kv.list(f"{keys.AUDIT}service/{READER}/").entries.values(), key=lambda e: e.index)
+    first, second = [codec.decode(Audit, entry.value, entry.key) for entry in entries]
+    assert (first.object, first.action, first.who) == (f"service/{READER}", "subscribed", "enroll on p1")
+    assert (first.before, first.after) == ("", f"Reads places from {PLACES}")
+    assert (first.why, second.before) == ("Deployment search/reader says so", first.after)
+    indexes = {entry.index for entry in entries}
+    assert byhand.by_hand(before, orders(), lambda owner: indexes, since=0) == []
+    assert orders().seen[f"services/{READER}/subscription"] == str(max(indexes))
 
 
 def test_what_a_person_wrote_stays(desk: Desk) -> None:
