@@ -27,7 +27,7 @@ from handlers.adapters.ports import Cas, CheckSession
 from handlers.context import Context
 from handlers.core import codec, keys
 from handlers.core.disruption import BUDGETS
-from handlers.core.enrolment import KINDS, enrolment, is_ours
+from handlers.core.enrolment import KINDS, enrolment, is_ours, is_top
 from handlers.core.errors import Conflict, HydraError, Malformed, Usage
 from handlers.core.model import Audit, Meta, Subscription, count
 from handlers.core.names import Service
@@ -139,6 +139,8 @@ def _wishes(
     """What workloads ask for by service; what makes no sense is named in the log and left out."""
     found: dict[Service, Wish] = {}
     for kind, value in workloads:
+        if not is_top(KINDS[kind], value):
+            continue
         meta = value["metadata"]
         about = About(meta["namespace"], meta["name"], meta["uid"], kind[0], KINDS[kind])
         try:

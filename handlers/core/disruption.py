@@ -26,11 +26,20 @@ class Workload(Struct, frozen=True):
     replicas: int
 
 
+def spec_of(value: Json) -> Json:
+    """What a Deployment, StatefulSet, DaemonSet, Job or CronJob says of its pods."""
+    spec = value.get("spec") or {}
+    return (spec.get("jobTemplate") or {}).get("spec") or spec
+
+
+def template_of(value: Json) -> Json:
+    """The metadata of the pods of such a workload."""
+    return (spec_of(value).get("template") or {}).get("metadata") or {}
+
+
 def workload_of(value: Json) -> Workload:
     """The pods of a Deployment, StatefulSet, DaemonSet, Job or CronJob."""
-    spec = value.get("spec") or {}
-    spec = (spec.get("jobTemplate") or {}).get("spec") or spec
-    labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
+    spec, labels = spec_of(value), template_of(value).get("labels") or {}
     of_nodes = (value.get("status") or {}).get("desiredNumberScheduled")  # a DaemonSet counts nodes
     replicas = spec.get("replicas", spec.get("parallelism", of_nodes))
     return Workload(value["metadata"]["namespace"], labels, 1 if replicas is None else int(replicas))

@@ -10,17 +10,18 @@ from msgspec import Struct
 
 from handlers.core import policy
 from handlers.core.budget import Amount, parse_amount
-from handlers.core.disruption import allows_nothing, strictest, workload_of
+from handlers.core.disruption import allows_nothing, strictest, template_of, workload_of
 from handlers.core.errors import Usage
 from handlers.core.model import Subscription
 from handlers.core.names import Channel, Service, check_alias
-from handlers.core.pods import PREFIX, Json, service_of
+from handlers.core.pods import BETWEEN, PREFIX, Json, owner_of, service_of
 from handlers.core.reading import Reads
 from handlers.core.selector import parse_nodes
 
 ORIGIN = "kubernetes"
 RELEASE_LABEL = "app.kubernetes.io/instance"  # Helm's release: the name of the default channel
-# Kinds that stand at the top of a pod's owners: by API and plural, since objects in a list do not say it.
+# Kinds that stand at the top of a pod's owners (see `is_top`): by API and plural, since objects in a list do
+# not say it.
 KINDS = {
     ("apps/v1", "deployments"): "Deployment",
     ("apps/v1", "statefulsets"): "StatefulSet",
@@ -103,8 +104,7 @@ def enrolment(workload: Json, environment: str, budgets: Iterable[Json] = ()) ->
     meta = workload["metadata"]
     notes = meta.get("annotations") or {}
     # the settings of a workload with pods count as well where the pods' template has them
-    template = ((workload.get("spec") or {}).get("template") or {}).get("metadata") or {}
-    named = {**(template.get("annotations") or {}), **notes}
+    named = {**(template_of(workload).get("annotations") or {}), **notes}
     service = service_of(meta["namespace"], meta["name"], named, environment)
     given: dict[str, Any] = {}
     for name, (field, read) in ANNOTATIONS.items():
@@ -151,6 +151,11 @@ def _channels(text: str, service: Service, release: str) -> dict[str, Channel]:
         channel = Channel.parse(name)
         found[check_alias(alias if equals else channel.name)] = channel
     return found
+
+
+def is_top(kind: str, workload: Json) -> bool:
+    """Whether its pods are called after the workload; those of a Job are after what made it, as a CronJob."""
+    return kind not in BETWEEN or owner_of(workload) is None
 
 
 def is_ours(there: Subscription) -> bool:

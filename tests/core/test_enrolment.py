@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from handlers.core.enrolment import ORIGIN, RELEASE_LABEL, enrolment, is_ours
+from handlers.core.enrolment import ORIGIN, RELEASE_LABEL, enrolment, is_ours, is_top
 from handlers.core.errors import Usage
 from handlers.core.model import Note, Subscription
 from handlers.core.names import Channel
@@ -66,6 +66,36 @@ def test_name_of_the_service_is_that_which_its_pods_have() -> None:
     made["spec"]["template"]["metadata"]["annotations"] = {f"{PREFIX}service": "completion"}
 
     assert enrolment(made, "prod").service == "prod/search/completion"
+
+
+def test_name_of_the_service_of_a_cron_job_is_that_which_its_pods_have() -> None:
+    made = workload(channels=PLACES)
+    notes = {f"{PREFIX}service": "completion", f"{PREFIX}namespace": "maps", f"{PREFIX}environment": "stage"}
+    made["spec"] = {"jobTemplate": {"spec": {"template": {"metadata": {"annotations": notes}}}}}
+
+    assert enrolment(made, "prod").service == "stage/maps/completion"
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "top"),
+    [
+        ("Job", "CronJob", False),
+        ("Job", "Workflow", False),
+        ("Job", "", True),
+        ("Deployment", "", True),
+        ("StatefulSet", "Database", True),
+    ],
+)
+def test_service_is_called_after_the_workload_that_pods_are_called_after(
+    kind: str, owner: str, top: bool
+) -> None:
+    made = workload(channels=PLACES)
+    others: list[dict[str, Any]] = [{"kind": "Team", "name": "search", "uid": "u0"}]  # no controller
+    made["metadata"]["ownerReferences"] = others
+    if owner:
+        others.append({"kind": owner, "name": "owner", "uid": "u1", "controller": True})
+
+    assert is_top(kind, made) == top
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,14 @@ class Desk:
         self.events.append((f"{about.kind} {about.name}", reason, text))
         raise Denied("POST: an Event that is not written decides nothing")
 
-    def look(self, *workloads: Mapping[str, Any], known: bool = True) -> str:
+    def look(
+        self,
+        *workloads: Mapping[str, Any],
+        known: bool = True,
+        kind: tuple[str, str] = ("apps/v1", "deployments"),
+    ) -> str:
         found = Fixed({w["metadata"]["uid"]: w for w in workloads}, known)
-        self.sight.workloads = {("apps/v1", "deployments"): found}
+        self.sight.workloads = {kind: found}
         return converge(self.context, self.sight, self.fence)
 
     def subscription(self) -> Subscription | None:
@@ -123,6 +128,14 @@ def test_history_says_that_enroll_wrote_it_and_for_which_workload(desk: Desk) ->
     indexes = {entry.index for entry in entries}
     assert byhand.by_hand(before, orders(), lambda owner: indexes, since=0) == []
     assert orders().seen[f"services/{READER}/subscription"] == str(max(indexes))
+
+
+def test_job_of_a_cron_job_is_no_service_of_its_own(desk: Desk) -> None:
+    made = workload(channels=PLACES)
+    owner = {"kind": "CronJob", "name": "reader", "uid": "c1", "controller": True}
+    made["metadata"]["ownerReferences"] = [owner]
+
+    assert desk.look(made, kind=("batch/v1", "jobs")) == "knows 0 services, wrote 0 subscriptions"
 
 
 def test_what_a_person_wrote_stays(desk: Desk) -> None:
