@@ -207,6 +207,7 @@ class Api:
         limit_s: float = ANSWER_S,
     ) -> Iterator[Any]:
         """The open answer of a request that the server accepted."""
+        from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
         headers = {"Accept": "application/json"} | ({"Content-Type": kind} if body is not None else {})
@@ -219,6 +220,8 @@ class Api:
             answer = self._client.call_api(*request, _request_timeout=(CONNECT_S, limit_s)).response
         except (HTTPError, OSError) as e:
             raise Temporary(f"{what}: {type(e).__name__}: {e}"[:300]) from None
+        except ApiException as e:  # no answer of the server: what the client makes of errors of TLS
+            raise Temporary(f"{what}: {': '.join(str(e.reason).splitlines())}"[:300]) from None
         try:
             if answer.status >= 300:
                 raise _refused(what, answer.status, b"".join(_pieces(answer, path)))
