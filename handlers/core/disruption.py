@@ -1,7 +1,9 @@
 """PodDisruptionBudgets as budgets of a service: which cover the pods of a workload, which is strictest. Pure.
 
-Takes objects of `policy/v1` as the API has them. A share is rounded up there and down here, so Hydra never
-takes out more pods than the object allows.
+Takes objects of `policy/v1` as the API has them. A share is rounded up there and down here, so of the same
+pods it never lets more out. But Kubernetes counts as out what is wanted and not ready, `core.admission` only
+what has served: a pod that is new and not ready yet, or on a dead node, keeps no other in service here,
+unless `minAvailable` is a number.
 """
 
 from __future__ import annotations
