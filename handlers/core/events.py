@@ -6,13 +6,15 @@ where the last one was: what is noticed is written with its events before they a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 
-from handlers.core.model import Event, Ready, Step, Told, count
+from msgspec.structs import replace
+
+from handlers.core.model import Event, Ready, Step, Told, Verdict, count
 from handlers.core.names import Channel, Service
-from handlers.core.version import Version
-from handlers.core.world import Replica, World
+from handlers.core.version import ReleaseId, Version
+from handlers.core.world import Replica, ServiceFacts, World
 
 KINDS = ("published", "halted", "returned", "stuck")
 Sentence = Callable[[Replica], str]
@@ -26,23 +28,24 @@ def noticed(before: Told | None, world: World, why: Sentence, now: datetime, stu
     verdicts = {v.id: v for facts in world.services.values() for v in facts.verdicts.releases.values()}
     common = _common(world)
     waiting, stuck = _waiting(before, world, why, now, stuck_after_s)
+    leaving = _leaving(world)
+    told = Told(heads=heads, halted=tuple(sorted(verdicts)), leaving=leaving, common=common, waiting=waiting)
     if before is None:
-        return Told(heads=heads, halted=tuple(sorted(verdicts)), common=common, waiting=waiting)
+        return told
     events = [
         *_published(before, world, heads, when),
         *_halted(before, world, when),
         *_returned(before, world, common, when),
+        *_left(before, world, leaving, when),
         *(
             Event(kind="stuck", object=o, text=t, when=when)
             for o, t in stuck.items()
             if o not in before.stuck
         ),
     ]
-    return Told(
-        heads=heads,
-        halted=tuple(sorted(verdicts)),
+    return replace(
+        told,
         common={**before.common, **common},
-        waiting=waiting,
         stuck=tuple(sorted(stuck)),
         pending=(*before.pending, *events),
         extra=before.extra,
@@ -80,6 +83,49 @@ def _returned(before: Told, world: World, common: Mapping[str, str], when: str) 
         if old and new and new.sequence < old.sequence:
             text = f"{name}: all instances are back on {version} of {channel}, from {last}"
             yield Event(kind="returned", object=f"service/{name}", text=text, when=when)
+
+
+def _left(before: Told, world: World, leaving: Collection[str], when: str) -> Iterator[Event]:
+    """No instance has a release any more that was found bad, which maybe only a canary had."""
+    for service, facts in sorted(world.services.items()):
+        for release, verdict in _condemned(facts):
+            fresh = verdict.id not in before.halted or verdict.id in before.leaving
+            channels = facts.subscription.channels if facts.subscription else {}
+            places = [
+                f"{service} {alias}" for alias, channel in channels.items() if channel == release.channel
+            ]
+            # `_returned` tells of what all instances ran
+            of_all = any(before.common.get(place) == release.version for place in places)
+            if fresh and not of_all and verdict.id not in leaving:
+                text = f"{service}: no instance runs {release} any more"
+                yield Event(kind="returned", object=f"service/{service}", text=text, when=when)
+
+
+def _leaving(world: World) -> tuple[str, ...]:
+    """The verdicts on what some live instance runs or moves to, or may, as it is not known what it runs."""
+    return tuple(
+        sorted(
+            verdict.id
+            for service, facts in world.services.items()
+            for release, verdict in _condemned(facts)
+            if any(r.node.alive and _has(r, facts, release) for r in world.replicas(service))
+        )
+    )
+
+
+def _condemned(facts: ServiceFacts) -> list[tuple[ReleaseId, Verdict]]:
+    found = sorted(facts.verdicts.releases.items())
+    return [(r, v) for r, v in found if v.verdict in ("bad", "halted") and v.id not in facts.control.retry]
+
+
+def _has(replica: Replica, facts: ServiceFacts, release: ReleaseId) -> bool:
+    """Whether an instance runs a release or moves to it, or may, for all that is known."""
+    state = replica.state
+    if state is None:
+        return True
+    named = {**(facts.subscription.channels if facts.subscription else {}), **state.channels}
+    versions = (*state.releases.items(), *state.moving.items())
+    return any(v == release.version and named.get(a) in (release.channel, None) for a, v in versions)
 
 
 def _common(world: World) -> dict[str, str]:

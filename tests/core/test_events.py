@@ -51,6 +51,7 @@ def test_new_head_new_verdict_and_the_way_back_are_told(cluster: Cluster) -> Non
     assert told(second) == [
         ("published", f"{PLACES}: {v(2)} is published, 10 bytes"),
         ("halted", f"{COMPLETE}: {rid(2)} is halted on n1: does not load"),
+        ("returned", f"{COMPLETE}: no instance runs {rid(2)} any more"),
     ]
     assert told(look(cluster, second)) == told(second)  # until it has arrived
 
@@ -61,6 +62,36 @@ def test_new_head_new_verdict_and_the_way_back_are_told(cluster: Cluster) -> Non
     assert told(look(cluster, moved)) == [
         ("returned", f"{COMPLETE}: all instances are back on {v(1)} of {PLACES}, from {v(2)}")
     ]
+
+
+@pytest.mark.parametrize("verdict", ["bad", "halted"])
+def test_way_back_of_a_canary_is_told_once_it_is_over(cluster: Cluster, verdict: str) -> None:
+    cluster.node("n2", COMPLETE)
+    cluster.runs("n2", places=1)
+    cluster.publish(2)
+    first = look(cluster, None)
+    cluster.runs("n1", places=2)
+    cluster.judge(2, verdict)
+    judged = look(cluster, first)
+    assert [kind for kind, _ in told(judged)] == ["halted"]
+
+    cluster.runs("n1", places=1, moving={"places": v(2)})
+    moving = look(cluster, structs.replace(judged, pending=()))
+    assert told(moving) == []
+    cluster.runs("n1", places=1)
+    back = look(cluster, moving)
+    assert told(back) == [("returned", f"{COMPLETE}: no instance runs {rid(2)} any more")]
+    assert told(look(cluster, structs.replace(back, pending=()))) == []
+
+
+def test_way_back_is_not_told_of_a_check_that_found_nothing_or_of_what_was_retried(cluster: Cluster) -> None:
+    cluster.publish(2)
+    first = look(cluster, None)
+    cluster.judge(2, "inconclusive")
+    assert [kind for kind, _ in told(look(cluster, first))] == ["halted"]
+    cluster.judge(2)
+    cluster.control(retry=("id2",))
+    assert [kind for kind, _ in told(look(cluster, first))] == ["halted"]
 
 
 def test_instance_that_is_not_on_its_target_for_too_long_is_stuck_once(cluster: Cluster) -> None:

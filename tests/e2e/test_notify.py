@@ -123,9 +123,11 @@ def test_published_stuck_halted_and_returned_are_told_by_command_and_url_until_t
     until("the recorder has seen it", partial(is_noticed, scene, V1))
     ears = Ears(tmp_path)
 
-    def heard(kind: str) -> Event:
+    def heard(kind: str, part: str = "") -> Event:
         """The first such event at the URL, which the command got as well, with the sentence beside it."""
-        event = until(f"{kind} is told", lambda: of(scene, ears.events, kind))[0]
+        event = until(
+            f"{kind} is told", lambda: [e for e in of(scene, ears.events, kind) if part in e["text"]]
+        )[0]
         assert {**event, "argument": event["text"]} in ears.said
         return dict(event)
 
@@ -143,9 +145,11 @@ def test_published_stuck_halted_and_returned_are_told_by_command_and_url_until_t
         scene.subscribe("--drain-time", "0s")
         assert "the index is damaged" in heard("halted")["text"]
         scene.await_running(V1)
+        gone = f"{scene.service}: no instance runs {scene.channel}@{V2} any more"
+        assert heard("returned")["text"] == gone
         scene.publish(V3)
         scene.await_running(V3)
         until("the recorder has seen it", partial(is_noticed, scene, V3))
         scene.hydra("rollback", scene.channel, "--reason", "found by hand")
         back = f"{scene.service}: all instances are back on {V1} of {scene.channel}, from {V3}"
-        assert heard("returned")["text"] == back
+        assert heard("returned", "are back")["text"] == back

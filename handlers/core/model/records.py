@@ -59,13 +59,15 @@ class Event(Part, frozen=True, kw_only=True):
 class Told(Doc, frozen=True, kw_only=True):
     """`recorded/told`: what was noticed so far, and `pending`, which must still be delivered.
 
-    `heads` by channel; `halted` verdict ids; `common` by `<service> <alias>` the version that all instances
-    ran last; `waiting` by `<node>/<instance key>` since when an instance is not where it should be; `stuck`
-    the services of those for which that is too long.
+    `heads` by channel; `halted` verdict ids; `leaving` those whose release some instance still runs or moves
+    to; `common` by `<service> <alias>` the version that all instances ran last; `waiting` by
+    `<node>/<instance key>` since when an instance is not where it should be; `stuck` the services of those
+    for which that is too long.
     """
 
     heads: Mapping[str, str] = field(default_factory=dict)
     halted: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
     common: Mapping[str, str] = field(default_factory=dict)
     waiting: Mapping[str, str] = field(default_factory=dict)
     stuck: tuple[str, ...] = ()
