@@ -41,10 +41,12 @@ from handlers.core.pods import (
     pod_of,
     ready_endpoints,
     stem,
+    waits_for,
 )
 
 LOOK_S = 0.2  # between looks at the state files; a reload waits this long for its drain to be told
-ENDPOINTS_S = 0.5  # between looks at EndpointSlices, which are asked only while a pod is on its way
+ENDPOINTS_S = 0.5  # between looks at the EndpointSlices of a namespace, asked only while a pod is on its way
+WAITING_S = 5.0  # a pod that waits is told why when the reason has been the same for so long
 _HIGHEST = 8  # owners above one another; more is a circle
 
 
@@ -89,14 +91,15 @@ class PodReader(Protocol):
 
 
 class _Told(Struct):
-    """What was seen of a pod last, with which releases it is `out` as an Event told, when its endpoints were
-    asked.
+    """What was seen of a pod last and since when, with which releases it is `out` as an Event told, why it
+    `waits` as was told, and what its endpoints said; None where they are to be asked.
     """
 
     shown: Shown
+    since: float
     out: str | None
-    looked_at: float = float("-inf")
-    endpoints: tuple[bool, ...] = ()
+    waits: str = ""
+    endpoints: tuple[bool, ...] | None = None
 
 
 def keep_looking(name: str, look: Callable[[], None]) -> None:
@@ -130,13 +133,18 @@ class PodWatch(Struct):
     _reading: PodReading = field(default_factory=PodReading)
     _owners: dict[str, str] = field(default_factory=dict)
     _told: dict[str, _Told] = field(default_factory=dict)
+    _endpoints: dict[str, tuple[float, Mapping[str, tuple[bool, ...]]]] = field(default_factory=dict)
 
     def reading(self) -> PodReading:
         """What was seen at the last look."""
         return self._reading
 
     def look(self) -> None:
-        """Look once: tell pods what has changed, and ring when the reading did. Raises `HydraError`."""
+        """Look once: tell pods what has changed, and ring when the reading did.
+
+        Raises `HydraError`, at the end: what is in the way of one pod is in the way of no other, and whether
+        that one is in service is unknown meanwhile.
+        """
         picture, node = self.pods.picture(), self.node.picture()
         if not picture.known:
             self._found(replace(self._reading, instances=None))
@@ -144,7 +152,7 @@ class PodWatch(Struct):
         lost = node.known and not any(node_is_ready(value) for value in node.objects.values())
         pods = [pod_of(value) for value in picture.objects.values()]
         over = frozenset(pod.uid for pod in pods if pod.ended)
-        alarms, found = [], {}
+        alarms, found, fault = [], {}, None
         for pod in pods:
             if pod.ended or not pod.address:  # without an address its containers do not run yet
                 continue
@@ -154,7 +162,14 @@ class PodWatch(Struct):
             except Usage as e:
                 alarms.append(f"pod {pod.namespace}/{pod.name}: {e}")
                 continue
-            serving = None if lost else self._see_to(key, pod)
+            except HydraError:
+                self._found(replace(self._reading, instances=None))  # a pod left out would count as gone
+                raise
+            serving = None
+            try:
+                serving = None if lost else self._see_to(key, pod)
+            except HydraError as e:
+                fault = fault or e
             found[key] = replace(instance, serving=serving)
         self._found(
             PodReading(
@@ -167,6 +182,8 @@ class PodWatch(Struct):
         )
         for uid in self._told.keys() - picture.objects.keys():
             del self._told[uid]
+        if fault is not None:
+            raise fault
 
     def _found(self, reading: PodReading) -> None:
         if reading != self._reading:
@@ -196,26 +213,49 @@ class PodWatch(Struct):
 
     def _see_to(self, key: InstanceKey, pod: Pod) -> bool:
         """Tell the pod what its node says of its data; whether it is in service."""
-        told, word = self._told.get(pod.uid), self.views.shown(key)
+        told, word, now = self._told.get(pod.uid), self.views.shown(key), self.clock()
         if told is None:
             seen = self._shown(key, word)
-            told = self._told[pod.uid] = _Told(seen, out=seen.releases if word == Ready.DRAINING else None)
+            out = seen.releases if word == Ready.DRAINING else None
+            told = self._told[pod.uid] = _Told(seen, now, out)
         calm = word == told.shown.word == Ready.READY and told.out is None
         shown = told.shown if calm else self._shown(key, word)
-        if pod.gated and pod.gate != gate_wanted(word):
+        if shown != told.shown:
+            told.since = now
+        why = "" if now - told.since < WAITING_S else waits_for(shown)
+        heard = why in ("", told.waits)
+        if pod.gated and ((wanted := gate_wanted(word, pod.gate)) != pod.gate or not heard):
             reason = f"Data{(word or Ready.WAITING).capitalize()}"
-            self.server.set_data_ready(
-                pod.namespace, pod.name, pod.uid, gate_wanted(word), reason, shown.reason
-            )
+            self.server.set_data_ready(pod.namespace, pod.name, pod.uid, wanted, reason, shown.reason)
         if fresh := news(told.shown, shown, told.out):
             self._say(pod, fresh)
             told.out = shown.releases if word == Ready.DRAINING else None
+        if not heard:
+            self._say(pod, News("Normal", "DataWaiting", why))
+        told.waits = "" if word == Ready.READY else why or told.waits
         told.shown = shown
-        on_its_way = word != Ready.READY or not pod.ready or not all(told.endpoints)
-        if on_its_way and self.clock() - told.looked_at >= ENDPOINTS_S:
-            slices, _ = self.server.list(Query("discovery.k8s.io/v1", "endpointslices", pod.namespace))
-            told.endpoints, told.looked_at = ready_endpoints(slices).get(pod.uid, ()), self.clock()
-        return in_service(pod, told.endpoints, word)
+        return in_service(pod, self._ends(pod, told, word), word)
+
+    def _ends(self, pod: Pod, told: _Told, word: str) -> tuple[bool, ...]:
+        """What the pod's endpoints say, asked for while that may change and matters.
+
+        Unless it drains, a pod that is not ready is out of service whatever they say, and may be so for long.
+        """
+        draining = word == Ready.DRAINING
+        if not pod.ready and not draining:
+            told.endpoints = None
+        elif draining or told.endpoints is None or not all(told.endpoints):
+            told.endpoints = self._listed(pod.namespace).get(pod.uid, ())
+        return told.endpoints or ()
+
+    def _listed(self, namespace: str) -> Mapping[str, tuple[bool, ...]]:
+        """The endpoints of all pods of a namespace, from a list that all share for a while."""
+        at, listed = self._endpoints.get(namespace, (float("-inf"), {}))
+        if self.clock() - at >= ENDPOINTS_S:
+            slices, _ = self.server.list(Query("discovery.k8s.io/v1", "endpointslices", namespace))
+            listed = ready_endpoints(slices)
+            self._endpoints[namespace] = self.clock(), listed
+        return listed
 
     def _say(self, pod: Pod, fresh: News) -> None:
         """An Event on the pod; whether it arrives decides nothing."""

@@ -203,19 +203,31 @@ def news(before: Shown, now: Shown, out: str | None) -> News | None:
     return News("Normal", "DataReloaded", f"in service again with {now.releases}")
 
 
-def gate_wanted(shown: str) -> str:
-    """The status that the data-ready condition should have, by the word in the instance's state file."""
-    return "True" if shown == Ready.READY else "False"
+def waits_for(shown: Shown) -> str:
+    """Why a pod has no data that it could be ready with; empty for one that has, or is taken out."""
+    return "" if shown.word in (Ready.READY, Ready.DRAINING) else shown.reason
+
+
+def gate_wanted(shown: str, gate: str) -> str:
+    """The status that the data-ready condition should have, by the word in the instance's state file.
+
+    `gate` is what it has: where no word can be seen, as below another root, a pod that is ready stays so.
+    """
+    return "True" if shown == Ready.READY or (not shown and gate == "True") else "False"
 
 
 def ready_endpoints(slices: Iterable[Json]) -> dict[str, tuple[bool, ...]]:
-    """By UID of a pod: whether it is ready, in each of the EndpointSlices that list it."""
+    """By UID of a pod: whether it is ready, in each of the EndpointSlices that list it.
+
+    A Service with `publishNotReadyAddresses` says `ready` of all; `serving` is of the pod itself there, too.
+    """
     found: dict[str, list[bool]] = {}
     for value in slices:
         for row in value.get("endpoints") or ():
             uid = (row.get("targetRef") or {}).get("uid", "")
-            # absent means unknown, and the API says that unknown is to be taken for ready
-            found.setdefault(uid, []).append((row.get("conditions") or {}).get("ready") is not False)
+            said = row.get("conditions") or {}
+            # absent means unknown, and the API says that unknown is to be taken for true
+            found.setdefault(uid, []).append(all(said.get(w) is not False for w in ("ready", "serving")))
     return {uid: tuple(flags) for uid, flags in found.items()}
 
 

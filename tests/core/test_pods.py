@@ -27,6 +27,7 @@ from handlers.core.pods import (
     pod_of,
     ready_endpoints,
     stem,
+    waits_for,
 )
 from handlers.core.reasons import Reason
 
@@ -130,12 +131,32 @@ def test_new_pod_without_conditions_is_understood() -> None:
     ("shown", "status"), [("ready", "True"), ("draining", "False"), ("waiting", "False"), ("", "False")]
 )
 def test_gate_says_whether_the_state_file_says_ready(shown: str, status: str) -> None:
-    assert gate_wanted(shown) == status
+    assert {gate_wanted(shown, gate) for gate in ("", "False")} == {status}
 
 
-def endpoint(uid: str, ready: bool | None) -> dict[str, Any]:
-    conditions = {} if ready is None else {"ready": ready}
+@pytest.mark.parametrize(
+    ("shown", "status"), [("ready", "True"), ("draining", "False"), ("waiting", "False"), ("", "True")]
+)
+def test_gate_of_a_ready_pod_stays_where_no_state_file_is_seen(shown: str, status: str) -> None:
+    assert gate_wanted(shown, "True") == status
+
+
+@pytest.mark.parametrize(
+    ("word", "why"), [("ready", ""), ("draining", ""), ("waiting", "no release"), ("", "no release")]
+)
+def test_pod_waits_for_what_its_node_says(word: str, why: str) -> None:
+    assert waits_for(Shown(word, reason="no release")) == why
+
+
+def endpoint(uid: str, ready: bool | None, **more: bool) -> dict[str, Any]:
+    conditions = more if ready is None else {"ready": ready, **more}
     return {"targetRef": {"kind": "Pod", "uid": uid}, "conditions": conditions}
+
+
+def test_endpoint_of_a_service_that_publishes_whoever_is_not_ready_is_judged_by_serving() -> None:
+    rows = [endpoint("u1", True, serving=False), endpoint("u2", True, serving=True)]
+
+    assert ready_endpoints([{"endpoints": rows}]) == {"u1": (False,), "u2": (True,)}
 
 
 def test_endpoints_are_known_by_the_uid_of_their_pod() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,11 @@ from handlers.adapters.views import Views
 from handlers.core.errors import Temporary
 from handlers.core.names import InstanceKey, Service
 from handlers.core.pods import DATA_READY
-from handlers.podwatch import ENDPOINTS_S, PodWatch
+from handlers.podwatch import ENDPOINTS_S, WAITING_S, PodWatch
 
 READER = Service("prod/search/reader")
 ONE = InstanceKey.of(READER, "reader-5d9-x7")
+TWO = InstanceKey.of(READER, "reader-5d9-y8")
 
 
 @dataclass
@@ -29,11 +31,13 @@ class Desk:
     node_ready: str = "True"
     known: bool = True
     away: bool = False
+    refused: frozenset[str] = frozenset()
     ended: frozenset[str] = frozenset()
     endpoints: dict[str, bool] = field(default_factory=dict)
     owners: dict[str, Json] = field(default_factory=dict)
     gates: list[tuple[str, str, str]] = field(default_factory=list)
     events: list[tuple[str, str]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
     def list(self, query: Query) -> tuple[list[Json], str]:
@@ -45,15 +49,18 @@ class Desk:
 
     def read(self, path: str) -> Json | None:
         self.asked.append(path)
+        if self.away:
+            raise Temporary("GET: away")
         return self.owners.get(path)
 
     def set_data_ready(self, namespace: str, pod: str, uid: str, status: str, reason: str, text: str) -> None:
-        if self.away:
+        if self.away or pod in self.refused:
             raise Temporary("PATCH: away")
         self.gates.append((pod, status, reason))
 
     def say(self, about: About, kind: str, reason: str, text: str) -> None:
         self.events.append((about.name, reason))
+        self.texts.append(text)
         raise Temporary("POST: an Event that is not written decides nothing")
 
 
@@ -117,16 +124,25 @@ class Machine:
         path = "/apis/apps/v1/namespaces/search/replicasets/reader-5d9"
         self.desk.owners[path] = {"metadata": {"ownerReferences": above}}
 
-    def shows(self, word: str) -> None:
+    def shows(self, word: str, reason: str = "", key: InstanceKey = ONE) -> None:
         """What consul-template wrote into the pod's view."""
-        folder = self.root / "views" / ONE
+        folder = self.root / "views" / key
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "state").write_text(word)
+        (folder / "readiness.json").write_text(json.dumps({"reason": reason}))
+
+    def loses_views(self) -> None:
+        """Hydra is started with another root."""
+        (self.root / "views").rename(self.root / "elsewhere")
 
     def look(self) -> dict[InstanceKey, bool | None] | None:
         """What discover hears after one more look: who is in service."""
         self.now += ENDPOINTS_S
         self.watch.look()
+        return self.seen()
+
+    def seen(self) -> dict[InstanceKey, bool | None] | None:
+        """What discover heard last."""
         found = self.watch.reading().instances
         return None if found is None else {key: instance.serving for key, instance in found.items()}
 
@@ -140,7 +156,7 @@ def test_pod_is_an_instance_of_its_deployment_and_its_owner_is_asked_for_once(ma
     machine.pod()
     machine.pod(uid="u2", name="reader-5d9-y8")
 
-    assert machine.look() == {ONE: True, InstanceKey.of(READER, "reader-5d9-y8"): True}
+    assert machine.look() == {ONE: True, TWO: True}
     machine.look()
     assert [path for path in machine.desk.asked if "replicasets" in path] == [
         "/apis/apps/v1/namespaces/search/replicasets/reader-5d9"
@@ -198,13 +214,52 @@ def test_pod_that_drains_is_out_only_when_its_endpoints_say_so_too(machine: Mach
     assert machine.look() == {ONE: True}
 
 
-def test_endpoints_are_not_asked_for_while_nothing_is_on_its_way(machine: Machine) -> None:
-    machine.shows("ready")
-    machine.pod(gate="True")
+def test_endpoints_are_asked_for_once_while_nothing_is_on_its_way(machine: Machine) -> None:
+    for uid, key in (("u1", ONE), ("u2", TWO)):
+        machine.shows("ready", key=key)
+        machine.pod(uid=uid, name=key.rpartition("/")[2], gate="True")
     for _ in range(3):
         machine.look()
 
+    assert machine.desk.asked.count("endpointslices") == 1
+
+
+def test_endpoints_of_pods_that_are_not_ready_are_not_asked_for_until_they_are(machine: Machine) -> None:
+    machine.shows("ready")
+    machine.pod(gate="True", ready="False")
+    machine.desk.endpoints = {"u1": False}
+    assert [machine.look() for _ in range(3)] == [{ONE: False}] * 3
     assert "endpointslices" not in machine.desk.asked
+
+    machine.pod(gate="True")
+    assert machine.look() == {ONE: False}
+    machine.desk.endpoints = {"u1": True}
+    assert machine.look() == {ONE: True}
+
+
+def test_pod_stays_ready_below_a_root_that_knows_nothing_of_it(machine: Machine) -> None:
+    machine.shows("ready")
+    machine.pod(gate="True")
+    machine.look()
+    machine.loses_views()
+    machine.look()
+
+    assert machine.desk.gates == []
+
+
+def test_pod_that_waits_is_told_why_when_that_has_lasted(machine: Machine) -> None:
+    machine.pod(ready="False", gate="False")
+    for reason in ("no plan", "no release", "no release", "no release"):
+        machine.shows("waiting", reason)
+        machine.look()
+    assert machine.desk.events == []
+
+    machine.now += WAITING_S
+    machine.look()
+    machine.look()
+    assert machine.desk.events == [("reader-5d9-x7", "DataWaiting")]
+    assert machine.desk.texts == ["no release"]
+    assert machine.desk.gates == [("reader-5d9-x7", "False", "DataWaiting")]
 
 
 def test_changes_ring_and_nothing_new_does_not(machine: Machine) -> None:
@@ -238,7 +293,7 @@ def test_nothing_is_seen_in_service_on_a_node_whose_kubelet_is_silent(machine: M
     assert machine.watch.reading().lost
 
 
-def test_what_cannot_be_asked_leaves_the_last_reading(machine: Machine) -> None:
+def test_what_cannot_be_asked_is_unknown(machine: Machine) -> None:
     machine.shows("ready")
     machine.pod(gate="True")
     machine.look()
@@ -247,7 +302,30 @@ def test_what_cannot_be_asked_leaves_the_last_reading(machine: Machine) -> None:
 
     with pytest.raises(Temporary):
         machine.look()
-    assert machine.watch.reading().instances is not None
+    assert machine.seen() == {ONE: None}
+
+
+def test_pod_that_cannot_be_told_is_in_the_way_of_no_other(machine: Machine) -> None:
+    for uid, key in (("u1", ONE), ("u2", TWO)):
+        machine.pod(uid=uid, name=key.rpartition("/")[2], ready="False")
+    machine.desk.refused = frozenset({"reader-5d9-x7"})
+
+    with pytest.raises(Temporary):
+        machine.look()
+    assert machine.seen() == {ONE: None, TWO: False}
+    assert machine.desk.gates == [("reader-5d9-y8", "False", "DataWaiting")]
+
+
+def test_pods_are_unseen_while_an_owner_cannot_be_asked_for(machine: Machine) -> None:
+    machine.pod()
+    machine.look()
+    machine.pod(uid="u2", name="other")
+    machine.desk.pods["u2"]["metadata"]["ownerReferences"][0]["uid"] = "rs2"
+    machine.desk.away = True
+
+    with pytest.raises(Temporary):
+        machine.look()
+    assert machine.seen() is None
 
 
 def test_pod_whose_name_makes_no_sense_is_an_alarm_and_stops_no_other(machine: Machine) -> None:
