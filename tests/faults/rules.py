@@ -65,11 +65,14 @@ def trickle(bytes_per_s: float, piece_bytes: int = 4096) -> Fault:
     """The body comes slowly but steadily."""
 
     def slowly(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+        began, sent = time.monotonic(), 0
         for piece in pieces:
             for at in range(0, len(piece), piece_bytes):
                 part = piece[at : at + piece_bytes]
                 yield part
-                time.sleep(len(part) / bytes_per_s)  # the speed of the line that is played
+                sent += len(part)
+                # the speed of the line that is played; what a busy machine slept too long is made up for
+                time.sleep(max(0.0, began + sent / bytes_per_s - time.monotonic()))
 
     return lambda reply: replace(reply, pieces=slowly(reply.pieces))
 

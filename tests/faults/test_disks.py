@@ -105,6 +105,7 @@ def test_d9_too_few_inodes_are_refused_before_the_first_byte(small: Field) -> No
 
 def test_d9_inodes_gone_in_mid_download_fail_it_with_the_reason(small: Field) -> None:
     """Somebody else takes the last inodes: failed with the reason, the old version stays."""
+    small.limits_set["streams"] = 1  # nothing else comes while somebody takes the inodes
     old = small.put_files(1, {"a": b"old"})
     small.desire(1, old)
     small.synced(old)

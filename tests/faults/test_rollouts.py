@@ -229,7 +229,7 @@ def test_c10_readiness_files_are_whole_while_consul_template_dies_and_renders_ag
             scene.publish(version)
             until("it is out", lambda: scene.step(replica) is Step.DRAIN)
             until("it says so", lambda: is_told(replica, Ready.DRAINING))
-            before = template()
+            before = until("consul-template runs", template)  # 0, between two lives, would be our own group
             os.kill(before, harm)  # HUP lets it read its configuration and render all once more
             if harm == signal.SIGKILL:
                 until("it runs again", partial(is_another, template, before))

@@ -92,6 +92,7 @@ def test_n6_of_two_watches_on_a_node_one_works_and_the_other_waits_and_then_read
     field: Field, programs: Programs, tmp_path: Path
 ) -> None:
     """The one that waits has read nothing: it does what is desired when its turn has come."""
+    field.limits_set["stall_s"] = 120  # the one that works stands still for as long as this takes
     old, new = field.put_files(1, {"big": b"o" * MIB}), field.put_files(2, {"a": b"new"})
     field.desire(1, old)
     field.server.rule(rules.stall(MIB // 2), field.key(old, "big"), times=None)
