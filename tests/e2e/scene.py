@@ -330,7 +330,7 @@ class Scene:
 
     def answer(self, replica: Replica, path: str = "/version") -> tuple[int, dict[str, Any]]:
         """What a replica answers: status and body; 0 when there is no answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", replica.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", replica.port, timeout=REQUEST_S)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

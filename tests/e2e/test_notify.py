@@ -61,8 +61,9 @@ class Ears:
         class Heard(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                (ears.refused if ears.deaf else ears.events).append(event)
-                self.send_response(503 if ears.deaf else 204)
+                deaf = ears.deaf  # one look: what is noted as refused is refused
+                (ears.refused if deaf else ears.events).append(event)
+                self.send_response(503 if deaf else 204)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:

@@ -93,7 +93,7 @@ def test_replica_that_never_confirms_goes_back_with_what_was_seen_instead(scene:
     scene.subscribe("--confirm", "maps", reload="none")
     (replica,) = scene.start("n1")
     scene.await_running(V1)
-    scene.hydra("subscribe", scene.service, "--deadline", "2s")
+    scene.hydra("subscribe", scene.service, "--deadline", "5s")
 
     scene.publish(V2)
 

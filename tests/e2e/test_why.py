@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from handlers.adapters.ports import Delete, Set
 from handlers.core import codec, keys
 from handlers.core.model import Desired, Instances, Step, Subscription
+from handlers.core.names import InstanceKey
 from handlers.core.reasons import Reason
 from handlers.core.version import Version
 from hydra_cli.dev import processes
@@ -36,10 +37,19 @@ def why(scene: Scene, replica: Replica | str) -> str:
     return str(instance["why"])
 
 
+def is_known(scene: Scene, name: str, health: str = "") -> bool:
+    """A node tells of the instance, and that its health is asked for in this way."""
+    key = InstanceKey.of(scene.service, name)
+    told = (scene.document(Instances, keys.instances(node)) for node in scene.cluster.nodes)
+    found = [doc.instances[key] for doc in told if doc is not None and key in doc.instances]
+    return any(health in ("", instance.health) for instance in found)
+
+
 def await_why(scene: Scene, replica: Replica | str, *reasons: Reason) -> str:
     """Wait until `hydra why` gives exactly these reasons for the instance; the sentence."""
     name = replica if isinstance(replica, str) else replica.id
     seen: list[str] = []
+    until(f"the node of {name} tells of it", partial(is_known, scene, name))  # before, `hydra why` refuses it
 
     def given() -> bool:
         answer = json.loads(scene.hydra("why", scene.service, name, "-o", "json", role="reader"))
@@ -159,7 +169,7 @@ def _holds(scene: Scene, node: str, *versions: Version) -> bool:
 def test_release_that_fails_says_how_it_went_back(scene: Scene) -> None:
     """One release that refuses, one that makes sick, one that is never confirmed."""
     scene.publish(V1)
-    scene.subscribe("--deadline", "2s")
+    scene.subscribe("--deadline", "5s")
     (replica,) = scene.start("n1")
     scene.await_running(V1)
     recorder = Recorder(scene)
@@ -169,7 +179,7 @@ def test_release_that_fails_says_how_it_went_back(scene: Scene) -> None:
     scene.publish(V3, sick=True)
     recorder.said(Reason.NOT_BACK)
     assert "not in service" in await_why(scene, replica, Reason.HELD, Reason.NOT_BACK)
-    scene.subscribe("--deadline", "2s", "--confirm", "maps", reload="none")
+    scene.subscribe("--deadline", "5s", "--confirm", "maps", reload="none")
     scene.publish(V4)
     recorder.said(Reason.NOT_CONFIRMED)
     scene.await_running(V1)
@@ -218,6 +228,7 @@ def test_instance_that_is_not_drained_and_one_that_cannot_return_say_so(scene: S
         "--health",
         "http://:/version",
     )
+    until("its node knows", partial(is_known, scene, slow.id, "http://:/version"))
     scene.publish(V3)
     recorder.said(Reason.NOT_DRAINED)
 
@@ -231,6 +242,7 @@ def test_health_that_cannot_be_seen_is_named(scene: Scene) -> None:
     scene.cluster.register("n1", about)
     place = ("--node", "n1", "--port", str(replica.port), "--health", f"consul:{scene.space}")
     scene.hydra("register", scene.service, replica.id, *place)
+    until("its node knows", partial(is_known, scene, replica.id, "consul"))
     scene.await_running(V1)
     recorder = Recorder(scene)
     loaded = scene.gate("loaded")
@@ -275,7 +287,7 @@ def test_instance_whose_turn_has_not_come_says_whose_it_is(scene: Scene) -> None
     first, *_, last = scene.start("n1", "n2", "n3")
     scene.await_running(V1)
     recorder = Recorder(scene)
-    with frozen(scene, "n3"):  # whose data is waited for
+    with frozen(scene, "n3", "sync"):  # whose data is waited for; it stays alive
         scene.publish(V2, errors=0.0)
         recorder.said(Reason.TURN, Reason.TURN_DATA)
     recorder.said(Reason.TURN_CANARY, Reason.TURN_CHECK, Reason.TURN_PAUSE)
