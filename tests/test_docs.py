@@ -14,6 +14,7 @@ from handlers.core.source import EXPERIMENTAL
 from hydra_cli.main import COMMANDS, cli
 from hydra_cli.options import EXIT_CODES, Command, Group
 
+DEFAULT_ROOT = "/var/lib/hydra"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -67,6 +68,7 @@ def parse(line: str) -> None:
     if words[0] == ".":
         return  # the shell reads a file
     assert words[0] == "hydra", line
+    words = [str(ROOT) if word == DEFAULT_ROOT else word for word in words]  # a folder that is there
     command: click.Command = cli
     words, context = words[1:], click.Context(cli)
     while isinstance(command, click.Group):
