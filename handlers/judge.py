@@ -28,6 +28,7 @@ from handlers.core.gate import Look, Outcome, looks_due, outcome, parse_check
 from handlers.core.model import Subscription, Tally, Verdict, count
 from handlers.core.names import Service
 from handlers.core.turns import slot_of
+from handlers.core.version import ReleaseId
 from handlers.core.world import Replica, ServiceFacts, World
 
 ROLE = "judge"
@@ -56,8 +57,23 @@ def open_checks(world: World) -> dict[Service, ServiceFacts]:
 
 
 def _judged(facts: ServiceFacts) -> bool:
-    found = (facts.verdicts.releases.get(release) for release in facts.rollouts.releases)
-    return any(verdict and verdict.id not in facts.control.retry for verdict in found)
+    """Whether nothing is left to look at: all is good, or moves stop for what was found already."""
+    return not _asked(facts) or any(verdict.stands for verdict in _known(facts).values())
+
+
+def _asked(facts: ServiceFacts) -> tuple[ReleaseId, ...]:
+    """What the canaries are checked for, and has no verdict that holds."""
+    known = _known(facts)
+    return tuple(release for release in _checks(facts) if release not in known)
+
+
+def _known(facts: ServiceFacts) -> dict[ReleaseId, Verdict]:
+    found = {r: v for r in _checks(facts) if (v := facts.verdicts.releases.get(r))}
+    return {release: verdict for release, verdict in found.items() if verdict.id not in facts.control.retry}
+
+
+def _checks(facts: ServiceFacts) -> tuple[ReleaseId, ...]:
+    return facts.rollouts.checks or facts.rollouts.releases  # an older planner does not say `checks`
 
 
 class Judge:
@@ -110,7 +126,7 @@ class Judge:
             self._kv.txn([self._fence, Cas(key, codec.encode(tally), index)])
             return
         verdict = _verdict(facts, facts.subscription, found, tally, self._node)
-        fresh = {**facts.verdicts.releases, **dict.fromkeys(facts.rollouts.releases, verdict)}
+        fresh = {**facts.verdicts.releases, **dict.fromkeys(_asked(facts), verdict)}
         verdicts, rollout = keys.verdicts(facts.name), keys.rollout(facts.name)
         self._kv.txn(
             [
@@ -134,7 +150,7 @@ class Judge:
         others = [replica for replica in live if slot_of(replica) not in facts.rollouts.instances]
         return Subject(
             service=facts.name,
-            releases=facts.rollouts.releases,
+            releases=_asked(facts),
             canaries=[self._target(replica) for replica in canaries],
             others=[self._target(replica) for replica in others],
             compare=facts.subscription.check_compare,
@@ -157,8 +173,8 @@ def _interval(facts: ServiceFacts) -> float:
 
 def _counted(facts: ServiceFacts, look: Look, seen: str) -> Tally:
     """The looks so far with one more; those at other releases do not count."""
-    same = facts.gates.releases == facts.rollouts.releases and "gates" not in facts.unreadable
-    before = facts.gates if same else Tally(releases=facts.rollouts.releases)
+    same = facts.gates.releases == _asked(facts) and "gates" not in facts.unreadable
+    before = facts.gates if same else Tally(releases=_asked(facts))
     return replace(
         before,
         good=before.good + (look is Look.GOOD),

@@ -142,6 +142,7 @@ EXAMPLES: Mapping[str, m.Doc] = {
         stage="check",
         releases=(ReleaseId.of(CHANNEL, NEW),),
         instances=("n1.completion-1",),
+        checks=(ReleaseId.of(CHANNEL, NEW),),
         reason="those that went first are checked (http://:/stats#error_rate<=0.01): n1.completion-1",
     ),
     "gates/<s>": m.Tally(

@@ -184,7 +184,8 @@ def _ledger(world: World, homes: list[Home], now: datetime) -> tuple[Ledger, lis
                 "its subscription is missing; it goes on as it was last planned (hydra unsubscribe ends it)"
             )
             alarms.append(Alarm(object=f"service/{name}", text=text))
-        proven[name] = proven_versions(world, facts, subscription, uncordoned.get(name), name not in unsure)
+        sure = name not in unsure
+        proven[name] = proven_versions(world, facts, subscription, uncordoned.get(name), sure, now)
         plans[name], found = planned(world, facts, subscription, proven[name], known.get(name), now)
         order[name] = turns(world, facts, subscription, plans[name], proven[name], now)
         alarms += found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
+from handlers.core.evidence import checked, wanted_at_once
 from handlers.core.model import InstanceState, ServicePlan, Subscription
 from handlers.core.names import Channel
 from handlers.core.reading import Reads
-from handlers.core.turns import checked
 from handlers.core.version import ReleaseId, Version
 from handlers.core.world import ChannelFacts, Replica, ServiceFacts, World
 
@@ -15,7 +16,12 @@ PROVEN_KEPT = 20
 
 
 def proven_versions(
-    world: World, facts: ServiceFacts, subscription: Subscription, last: ServicePlan | None, sure: bool
+    world: World,
+    facts: ServiceFacts,
+    subscription: Subscription,
+    last: ServicePlan | None,
+    sure: bool,
+    now: datetime,
 ) -> dict[Channel, tuple[Version, ...]]:
     """By channel what all live instances of the service that can read it once confirmed, by sequence.
 
@@ -23,7 +29,9 @@ def proven_versions(
     and neither does one whose instances are not all known (`sure`). Where the document is lost, `last` still
     tells: new instances begin with another release than the target only if it is proven.
     """
-    live = [replica for replica in world.replicas(facts.name) if replica.node.alive]
+    live = [
+        replica for replica in world.replicas(facts.name) if replica.node.alive and not replica.node.cordon
+    ]
     result: dict[Channel, tuple[Version, ...]] = {}
     for alias, name in sorted(subscription.channels.items()):
         versions = set(result.get(name) or facts.proven.channels.get(name, ()))
@@ -31,8 +39,9 @@ def proven_versions(
         if before and before.channel == name and before.start and before.target not in (None, before.start):
             versions.add(before.start)
         for version in _common(world, live, subscription, alias) if sure else ():
-            unchecked = bool(versions - {version}) and not _passed(facts, ReleaseId.of(name, version), world)
-            versions.update(() if unchecked else (version,))
+            release = ReleaseId.of(name, version)
+            if versions <= {version} or _passed(world, facts, subscription, release, now):
+                versions.add(version)
         if kept := _kept(world.channels.get(name), versions):
             result[name] = kept
     return result
@@ -52,13 +61,12 @@ def _common(world: World, live: Sequence[Replica], subscription: Subscription, a
     return [v for v in found if all(other == v for reads, other in runs if concerned(reads, v))]
 
 
-def _passed(facts: ServiceFacts, release: ReleaseId, world: World) -> bool:
+def _passed(
+    world: World, facts: ServiceFacts, subscription: Subscription, release: ReleaseId, now: datetime
+) -> bool:
     """Whether nothing is left to check before the release is proven."""
     check = facts.subscription.check if facts.subscription else ""
-    channel = world.channels.get(release.channel)
-    pins = [*facts.pins.values(), *([channel.pin] if channel and channel.pin else [])]
-    pinned = any(pin.version == release.version for pin in pins)
-    return not check or pinned or release in facts.control.promote or checked(facts, release)
+    return not check or checked(facts, release) or wanted_at_once(world, facts, subscription, release, now)
 
 
 def _confirmed(state: InstanceState | None, alias: str, channel: Channel) -> Version | None:

@@ -12,6 +12,12 @@ instance that has begun to move is never called back by its turn, only by anothe
 follows from what instances say now and from `rollouts/<s>` as plan wrote it last; a stage that is over stays
 over.
 
+What is fresh has one order together. A release of another channel that comes while one is on its way begins
+it anew: the canaries move to both, what has passed its check is not checked again, and who is not a canary
+stays with what it runs until it may have both. Instances that read different things may move to different
+releases; then each kind has canaries of its own, one kind is checked after the other, and a verdict is only
+about what its canaries run.
+
 Invariant: with a check, no instance beyond the canaries is allowed to move to a release before there is a
 standing verdict `good` on it, or an operator promoted or pinned it; whoever dies, and however often plan is
 interrupted.
@@ -27,7 +33,7 @@ from msgspec.structs import replace
 
 from handlers.core import keys
 from handlers.core.errors import Usage
-from handlers.core.gate import Outcome
+from handlers.core.evidence import checked, unproven, wanted_at_once
 from handlers.core.model import Ready, Rollout, State, Step, Subscription
 from handlers.core.reading import EVERYTHING
 from handlers.core.reasons import Reason
@@ -65,8 +71,17 @@ class _Case(Struct, frozen=True, kw_only=True):
     proven: Proven
     order: tuple[Replica, ...]
     last: Rollout
-    promoted: bool
+    wanted: frozenset[ReleaseId]
     now: datetime
+
+    @property
+    def promoted(self) -> bool:
+        """Whether an operator wants all that is fresh at once."""
+        return self.wanted.issuperset(self.fresh)
+
+    def passed(self, release: ReleaseId) -> bool:
+        """Whether the release needs no check any more."""
+        return release in self.wanted or checked(self.facts, release)
 
     def runs(self, replica: Replica) -> bool:
         """Whether it has taken over all that is fresh, and is back in service from it."""
@@ -78,9 +93,12 @@ class _Case(Struct, frozen=True, kw_only=True):
         )
 
     def begun(self, replica: Replica) -> bool:
-        """Whether it runs something fresh already, or is on its way to it."""
+        """Whether it runs all that is fresh already, or is on its way to it.
+
+        All of it: one that runs a fresh release of one channel may not have that of another for it.
+        """
         state = replica.state
-        return state is not None and any(
+        return state is not None and all(
             state.runs(a, p.channel, p.target) or state.moving.get(a) == p.target
             for a, p in self.fresh_of(replica).items()
         )
@@ -122,7 +140,7 @@ def turns(
         proven=proven,
         order=tuple(sorted(live, key=lambda r: (_wave_rank(r, subscription), slot_of(r)))),
         last=last,
-        promoted=all(_promoted(world, facts, subscription, release) for release in fresh),
+        wanted=frozenset(r for r in fresh if wanted_at_once(world, facts, subscription, r, now)),
         now=now,
     )
     others = frozenset(slot_of(r) for r in live if not case.fresh_of(r))
@@ -138,31 +156,6 @@ def _ordered(subscription: Subscription) -> bool:
     """Whether the service has any order to keep."""
     wanted = subscription.canaries or subscription.check or subscription.wave_by or subscription.data_first
     return bool(wanted) and subscription.reload != "frozen"
-
-
-def unproven(aliases: Aliases, proven: Proven) -> set[ReleaseId]:
-    """The targets that nobody has proven yet, of channels of which something else is proven."""
-    return {
-        ReleaseId.of(part.channel, part.target)
-        for part in aliases.values()
-        if part.target is not None and part.target not in (known := proven.get(part.channel, ())) and known
-    }
-
-
-def checked(facts: ServiceFacts, release: ReleaseId) -> bool:
-    """Whether the check of canaries passed the release."""
-    verdict = facts.verdicts.releases.get(release)
-    return verdict is not None and verdict.verdict == Outcome.GOOD and verdict.id not in facts.control.retry
-
-
-def _promoted(world: World, facts: ServiceFacts, subscription: Subscription, release: ReleaseId) -> bool:
-    """Whether an operator wants the release at once: by `promote`, or by a pin."""
-    if release in facts.control.promote:
-        return True
-    channel = world.channels.get(release.channel)
-    pins = [facts.pins.get(a) for a, name in subscription.channels.items() if name == release.channel]
-    pins.append(channel.pin if channel else None)
-    return any(pin is not None and pin.version == release.version for pin in pins)
 
 
 def slot_of(replica: Replica) -> str:
@@ -186,6 +179,7 @@ def _stage(
     goes: Iterable[Replica] = (),
     *,
     canaries: Iterable[str] = (),
+    checks: Iterable[ReleaseId] = (),
     wave: str = "",
     until: datetime | None = None,
 ) -> Turns:
@@ -196,6 +190,8 @@ def _stage(
         stage=stage,
         releases=case.fresh,
         instances=tuple(sorted(canaries)) or case.last.instances,
+        checks=tuple(sorted(checks)),
+        passed=tuple(r for r in case.fresh if checked(case.facts, r)),
         wave=wave,
         until=until.isoformat(timespec="milliseconds") if until else "",
         reason=why,
@@ -243,23 +239,38 @@ def _has(node: NodeFacts, aliases: Aliases) -> bool:
 
 def _canary(case: _Case) -> Turns | None:
     """None = there are no canaries, or they have passed."""
-    wanted = max(case.subscription.canaries, 1 if case.subscription.check else 0)
-    if not wanted or case.promoted or case.last.stage in ("pause", "wave"):
+    check = case.subscription.check
+    wanted = max(case.subscription.canaries, 1 if check else 0)
+    # with a check only that tells whether they have passed: a pin, or having none, may have brought the waves
+    if not wanted or case.promoted or (not check and case.last.stage in ("pause", "wave")):
         return None
-    if case.subscription.check and all(checked(case.facts, release) for release in case.fresh):
-        return None
-    chosen = _chosen(case, wanted)
-    names = _some(sorted(map(slot_of, chosen)))
-    if not chosen or not all(case.runs(replica) for replica in chosen):
-        why = Reason.TURN_CANARY.say(who=names or "nobody is alive")
-        return _stage(case, "canary", why, chosen, canaries=map(slot_of, chosen))
-    if case.subscription.check:
-        why = Reason.TURN_CHECK.say(who=names, check=case.subscription.check)
-        return _stage(case, "check", why, chosen, canaries=map(slot_of, chosen))
+    for releases, members in _kinds(case):
+        if all(map(case.passed, releases)):
+            continue
+        chosen = _chosen(case, members, wanted)
+        names = _some(sorted(map(slot_of, chosen)))
+        if not chosen or not all(map(case.runs, chosen)):
+            why = Reason.TURN_CANARY.say(who=names or "nobody is alive")
+            return _stage(case, "canary", why, chosen, canaries=map(slot_of, chosen))
+        if check:
+            why = Reason.TURN_CHECK.say(who=names, check=check)
+            left = [release for release in releases if not case.passed(release)]
+            return _stage(case, "check", why, chosen, canaries=map(slot_of, chosen), checks=left)
     return None
 
 
-def _chosen(case: _Case, count: int) -> list[Replica]:
+def _kinds(case: _Case) -> list[tuple[list[ReleaseId], list[Replica]]]:
+    """Who moves to what: the instances by what is fresh for them, those with the least of it first."""
+    kinds: dict[tuple[ReleaseId, ...], list[Replica]] = {}
+    for replica in case.order:
+        parts = case.fresh_of(replica).values()
+        releases = sorted({ReleaseId.of(p.channel, p.target) for p in parts if p.target})
+        kinds.setdefault(tuple(releases), []).append(replica)
+    found = kinds or {case.fresh: []}
+    return [(list(releases), found[releases]) for releases in sorted(found, key=lambda r: (len(r), r))]
+
+
+def _chosen(case: _Case, members: Iterable[Replica], count: int) -> list[Replica]:
     """The canaries: who has begun, then who was chosen before, then who is off the proven releases anyway."""
 
     def rank(replica: Replica) -> tuple[bool, bool, bool]:
@@ -270,7 +281,7 @@ def _chosen(case: _Case, count: int) -> list[Replica]:
         )
         return not case.begun(replica), slot_of(replica) not in case.last.instances, proven
 
-    return sorted(case.order, key=rank)[:count]
+    return sorted(members, key=rank)[:count]
 
 
 def _waves(case: _Case) -> Turns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +14,9 @@ from msgspec import structs
 
 from handlers.core import codec, keys, model
 from handlers.core.desired import Plan
-from handlers.core.names import InstanceKey
-from tests.core.worlds import COMPLETE, NOW, PLACES, ROUTE, Cluster, rid, v, writes
+from handlers.core.names import Channel, InstanceKey, Service
+from handlers.core.version import ReleaseId
+from tests.core.worlds import COMPLETE, NOW, PLACES, ROUTE, STREETS, Cluster, rid, v, writes
 
 ZONES = {"n1": "a", "n2": "a", "n3": "b", "n4": "b", "n5": ""}
 CHECK = "http://:/healthz"
@@ -58,9 +60,10 @@ class Fleet(Cluster):
         """The nodes whose instance may move to a release now."""
         found = set()
         for name in ZONES:
-            plan = self.desired(name).services[COMPLETE]
+            key = InstanceKey.of(COMPLETE, "i0")
+            plan = self.desired(name).services[COMPLETE].of(key)
             part = plan.aliases["places"]
-            if plan.lets_go(InstanceKey.of(COMPLETE, "i0")) and part.target == v(number) and not part.held:
+            if plan.lets_go(key) and part.target == v(number) and not part.held:
                 found.add(name)
         return found
 
@@ -390,6 +393,173 @@ def test_stale_pause_text_begins_the_pause_anew() -> None:
     assert made.due == NOW + timedelta(seconds=90)
 
 
+class Pair(Fleet):
+    """The same fleet reading two channels. Release 1 of both is proven; 2 of places is good, some run it."""
+
+    def __init__(self, **order: object) -> None:
+        self._both = {"places": PLACES, "streets": STREETS}
+        super().__init__(canaries=1, check=CHECK, **order)
+        self.move("n1")
+        self.found("good")
+        self.move("n1", "n2", "n3")
+
+    def publish(self, number: int, channel: Channel = PLACES, **kwargs: Any) -> None:
+        super().publish(number, channel, **kwargs)
+        if number == 1 and channel == PLACES:
+            super().publish(1, STREETS)
+
+    def order(self, **order: object) -> None:
+        subscription = model.Subscription(channels=self._both, **order)  # type: ignore[arg-type]
+        self.put(keys.subscription(COMPLETE), subscription)
+
+    def runs(self, node: str, service: Service = COMPLETE, **kwargs: Any) -> None:
+        """What is not given is as it was."""
+        states = codec.decode(model.States, self[keys.states(node)], node).instances.values()
+        before = {a: int(r[8:10]) for state in states for a, r in state.releases.items()}
+        super().runs(node, service, **{"streets": 1, **before, **kwargs})
+
+    def both(self, *nodes: str) -> None:
+        for name in nodes:
+            self.runs(name, places=2, streets=2)
+        self.step()
+
+
+def test_release_of_a_second_channel_has_its_own_check_in_the_midst_of_a_rollout() -> None:
+    fleet = Pair()
+    assert fleet.may() == ALL
+
+    fleet.publish(2, STREETS)
+    fleet.step()
+
+    assert (fleet.rollout().stage, fleet.may()) == ("canary", {"n1"})
+    fleet.both("n1")
+    assert (fleet.rollout().stage, fleet.may()) == ("check", {"n1"})
+    assert fleet.rollout().checks == (rid(2, STREETS),)  # the other one has passed
+    fleet.judge(2, "good", channel=STREETS)
+    fleet.step()
+    assert fleet.may() == ALL
+    fleet.both(*ALL)
+    assert (fleet.alias().start, fleet.alias(alias="streets").start) == (v(2), v(2))
+
+
+def test_second_channel_that_is_bad_goes_back_alone_and_the_first_goes_on() -> None:
+    fleet = Pair()
+    fleet.publish(2, STREETS)
+    fleet.step()
+    fleet.both("n1")
+
+    fleet.judge(2, "bad", channel=STREETS)
+    fleet.step()
+
+    assert fleet.may() == ALL
+    assert (fleet.alias().target, fleet.alias(alias="streets").target) == (v(2), v(1))
+
+
+def test_waves_of_the_first_channel_wait_for_the_canaries_of_the_second() -> None:
+    fleet = Pair(wave_by="zone", wave_pause_s=60)
+    fleet.later(61)
+    fleet.publish(2, STREETS)
+    fleet.step()
+    fleet.both("n1")
+
+    fleet.judge(2, "good", channel=STREETS)
+    fleet.step()
+
+    assert (fleet.rollout().stage, fleet.may()) == ("pause", {"n1"})
+    fleet.later(61)
+    assert fleet.may() == {"n1", "n2"}
+
+
+def test_halt_in_the_midst_of_waves_and_its_retry_do_not_need_the_check_again() -> None:
+    fleet = Fleet(canaries=1, check=CHECK)
+    fleet.move("n1")
+    fleet.found("good")
+    fleet.move("n2")
+
+    fleet.found("halted")
+    assert fleet.may() == set()
+    fleet.control(retry=("id2",))
+    fleet.step()
+
+    assert fleet.may() == ALL
+    fleet.move(*ALL)
+    assert fleet.alias().start == v(2)
+
+
+class Kinds(Fleet):
+    """Two of the five cannot read a new format: release 3 is the newest for them, 4 for the others."""
+
+    def __init__(self, **order: object) -> None:
+        super().__init__(canaries=1, check=CHECK, **order)
+        self.judge(2, "good")
+        self.move(*ALL)
+        for name in ("n1", "n2"):
+            self.node(name, COMPLETE, reads="format!=5")
+            self.put(keys.info(name), model.NodeInfo(node=name, labels={"zone": "a"}))
+        self.publish(3, labels={"format": "4"})
+        self.publish(4, labels={"format": "5"})
+        self.step()
+
+
+def test_each_kind_of_instances_has_canaries_and_a_verdict_of_its_own() -> None:
+    fleet = Kinds()
+    assert (fleet.rollout().stage, fleet.rollout().instances) == ("canary", ("n1.i0",))
+    fleet.move("n1", number=3)
+    assert (fleet.rollout().stage, fleet.rollout().checks) == ("check", (rid(3),))
+    assert (fleet.may(3), fleet.may(4)) == ({"n1"}, set())
+
+    fleet.found("good", number=3)
+    assert (fleet.rollout().stage, fleet.rollout().instances) == ("canary", ("n3.i0",))
+    assert (fleet.may(3), fleet.may(4)) == ({"n1"}, {"n3"})
+    fleet.move("n3", number=4)
+    assert (fleet.rollout().stage, fleet.rollout().checks) == ("check", (rid(4),))
+    fleet.found("good", number=4)
+
+    assert (fleet.may(3), fleet.may(4)) == ({"n1", "n2"}, {"n3", "n4", "n5"})
+
+
+def test_bad_release_of_one_kind_does_not_condemn_that_of_the_other() -> None:
+    fleet = Kinds()
+    fleet.move("n1", number=3)
+
+    fleet.found("bad", number=3)
+
+    assert fleet.alias("n1").target == v(2)
+    assert fleet.rollout().releases == (rid(4),)
+    assert fleet.may(4) == {"n3"}
+
+
+def test_each_kind_has_canaries_also_without_a_check() -> None:
+    fleet = Kinds()
+    fleet.order(canaries=1)
+    fleet.step()
+    fleet.move("n1", number=3)
+    assert (fleet.may(3), fleet.may(4)) == ({"n1"}, {"n3"})
+
+    fleet.move("n3", number=4)
+
+    assert (fleet.may(3), fleet.may(4)) == ({"n1", "n2"}, {"n3", "n4", "n5"})
+
+
+@pytest.mark.parametrize("whose", ["service", "channel"])
+def test_pin_whose_time_is_over_lets_nobody_else_go_unchecked(whose: str) -> None:
+    fleet = Fleet(canaries=1, check=CHECK)
+    key = keys.channel_pin(PLACES) if whose == "channel" else keys.service_pin(COMPLETE, "places")
+    until = (NOW + timedelta(hours=1)).isoformat()
+    fleet.put(key, model.Pin(version=v(2), until=until))
+    fleet.step()
+    assert fleet.may() == ALL
+    fleet.move("n1", "n2")
+
+    fleet.later(3601)
+
+    assert (fleet.rollout().stage, fleet.may()) == ("check", {"n1", "n2"})
+    fleet.move(*ALL)
+    assert fleet.alias().start == v(1)  # and nothing is proven by it
+    fleet.found("good")
+    assert fleet.alias().start == v(2)
+
+
 @dataclasses.dataclass
 class Fate:
     """What happens to a fleet: nodes die and come back, plan is interrupted, instances move when they may."""
@@ -443,6 +613,89 @@ def test_nobody_beyond_the_canaries_moves_unchecked_and_all_arrive(
     settle(fleet)
     assert all(runs(fleet, name) for name in ZONES)
     assert fleet.alias().start == v(2)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 2), st.booleans())
+def test_nobody_beyond_the_canaries_moves_unchecked_in_a_fleet_of_two_channels(
+    seed: int, canaries: int, waves: bool
+) -> None:
+    """The same while a release of a second channel comes at any time, and may be on a node before the first.
+
+    An instance moves to both at once, or to one after the other.
+    """
+    fleet = Pair(wave_by="zone" if waves else "")
+    chance = random.Random(seed)
+    fate = Twofold(fleet, chance, good={rid(2)})
+    if canaries == 2 or chance.random() < 0.5:  # the first is at its canary only
+        fleet.drop(keys.verdicts(COMPLETE), keys.rollout(COMPLETE))
+        fleet.order(canaries=canaries, check=CHECK, wave_by="zone" if waves else "")
+        fleet.move(*ALL, number=1)
+        fate.good.clear()
+    fleet.publish(2, STREETS)
+    for _ in range(30):
+        fate.strike()
+        for release in {rid(2), rid(2, STREETS)} - fate.good:
+            assert len(fate.running(release)) <= canaries + fate.deaths
+    for name in fate.dead:
+        fleet[keys.alive(name)] = b"session"
+    for _ in range(20):
+        fleet.later(30)
+        fate.judge()
+        for name in sorted(fleet.may()):
+            fate.move(name, share=1.0)
+    assert fate.running(rid(2)) == fate.running(rid(2, STREETS)) == ALL
+    assert (fleet.alias().start, fleet.alias(alias="streets").start) == (v(2), v(2))
+
+
+@dataclasses.dataclass
+class Twofold:
+    """What happens to a fleet that reads two channels, as in `Fate`."""
+
+    fleet: Pair
+    chance: random.Random
+    good: set[ReleaseId]
+    dead: set[str] = dataclasses.field(default_factory=set)
+    deaths: int = 0
+
+    def strike(self) -> None:
+        fleet, chance = self.fleet, self.chance
+        match chance.randrange(8):
+            case 0 if len(self.dead) < 3:
+                self.dead.add(name := chance.choice(sorted(ALL - self.dead)))
+                self.deaths += 1
+                fleet.pop(keys.alive(name))
+            case 1 if self.dead:
+                self.dead.remove(name := chance.choice(sorted(self.dead)))
+                fleet[keys.alive(name)] = b"session"
+            case 2 | 3:
+                partly(fleet, chance)
+            case 4:
+                self.judge()
+            case _:
+                if movers := sorted(fleet.may() - self.dead):
+                    self.move(chance.choice(movers), share=0.6)
+
+    def judge(self) -> None:
+        if self.fleet.rollout().stage == "check":
+            for release in self.fleet.rollout().checks:
+                self.good.add(release)
+                self.fleet.judge(2, "good", channel=release.channel)
+
+    def move(self, name: str, share: float) -> None:
+        """To each of its targets, or only to those whose data is there already."""
+        aliases = self.fleet.desired(name).services[COMPLETE].aliases
+        there: dict[str, Any] = {a: int(p.target[8:10]) for a, p in aliases.items() if p.target}
+        self.fleet.runs(name, **{a: n for a, n in there.items() if self.chance.random() < share})
+
+    def running(self, release: ReleaseId) -> set[str]:
+        alias = "places" if release.channel == PLACES else "streets"
+        return {
+            name
+            for name in ZONES
+            for state in codec.decode(model.States, self.fleet[keys.states(name)], name).instances.values()
+            if state.releases[alias] == release.version
+        }
 
 
 def runs(fleet: Fleet, name: str) -> bool:

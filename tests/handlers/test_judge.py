@@ -22,6 +22,7 @@ from handlers.core import codec, keys, model
 from handlers.core.errors import Conflict, Temporary
 from handlers.core.gate import Look, parse_check
 from handlers.core.names import InstanceKey
+from handlers.core.version import ReleaseId
 from handlers.settings import Limits, Settings
 from tests.core.worlds import COMPLETE, PLACES, Cluster, rid
 from tests.fakes_kv import FakeKV
@@ -93,6 +94,13 @@ def verdict(kv: FakeKV) -> model.Verdict:
     entry, _ = kv.get(keys.verdicts(COMPLETE))
     assert entry is not None
     return codec.decode(model.Verdicts, entry.value, "verdicts").releases[rid(2)]
+
+
+def written(kv: FakeKV) -> dict[ReleaseId, str]:
+    entry, _ = kv.get(keys.verdicts(COMPLETE))
+    assert entry is not None
+    found = codec.decode(model.Verdicts, entry.value, "verdicts").releases
+    return {release: verdict.verdict for release, verdict in found.items()}
 
 
 def tally(kv: FakeKV) -> model.Tally | None:
@@ -179,6 +187,35 @@ def test_looks_at_another_release_do_not_count(kv: FakeKV, tmp_path: Path) -> No
         judge.run(context(kv, tmp_path))
 
     assert verdict(kv).verdict == "good"
+
+
+def test_verdict_is_only_about_what_the_canaries_are_checked_for(kv: FakeKV, tmp_path: Path) -> None:
+    with server(lambda _: (500, {})) as port:
+        waiting(kv, port, "http://:/healthz")
+        both = model.Rollout(stage="check", releases=(rid(2), rid(3)), instances=("n1.i0",), checks=(rid(2),))
+        kv.put(keys.rollout(COMPLETE), codec.encode(both))
+
+        judge.run(context(kv, tmp_path))
+
+    assert written(kv) == {rid(2): "bad"}
+
+
+def test_release_that_was_good_keeps_its_verdict_while_the_other_is_looked_at(
+    kv: FakeKV, tmp_path: Path
+) -> None:
+    """Also where an older planner does not say what the canaries are checked for."""
+    with server(lambda _: (500, {})) as port:
+        waiting(kv, port, "http://:/healthz")
+        good = model.Verdict(id="a", verdict="good", reason="", node="p", instance="n1.i0")
+        kv.put(keys.verdicts(COMPLETE), codec.encode(model.Verdicts(releases={rid(2): good})))
+        both = model.Rollout(stage="check", releases=(rid(2), rid(3)), instances=("n1.i0",))
+        kv.put(keys.rollout(COMPLETE), codec.encode(both))
+
+        judge.run(context(kv, tmp_path))
+        again = judge.run(context(kv, tmp_path))
+
+    assert written(kv) == {rid(2): "good", rid(3): "bad"}
+    assert again == "no canary waits for a check"
 
 
 def test_rollout_that_ended_meanwhile_gets_no_verdict(kv: FakeKV, tmp_path: Path) -> None:

@@ -152,7 +152,8 @@ class Rollout(Doc, frozen=True, kw_only=True):
     """`rollouts/<s>`, written by plan: how far releases are that not every instance may move to yet.
 
     `ordered` = the service has an order to keep, also when its subscription is lost. `stage` is empty when
-    everybody may, else `data`, `canary`, `check`, `pause` or `wave`. `instances` are the canaries by slot id.
+    everybody may, else `data`, `canary`, `check`, `pause` or `wave`. `instances` are the canaries by slot id,
+    `checks` those of the `releases` that they are checked for, `passed` those whose check was good.
     `wave` is the one that goes or comes next; `until` ends its `pause`.
     """
 
@@ -160,6 +161,8 @@ class Rollout(Doc, frozen=True, kw_only=True):
     stage: str = ""
     releases: tuple[ReleaseId, ...] = ()
     instances: tuple[str, ...] = ()
+    checks: tuple[ReleaseId, ...] = ()
+    passed: tuple[ReleaseId, ...] = ()
     wave: str = ""
     until: str = ""
     reason: str = ""
