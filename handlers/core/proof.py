@@ -26,7 +26,8 @@ def proven_versions(
     """By channel what all live instances of the service that can read it once confirmed, by sequence.
 
     What nodes say now is added to what was proven before. A service without live instances proves nothing,
-    and neither does one whose instances are not all known (`sure`). Where the document is lost, `last` still
+    and neither does one whose instances are not all known (`sure`). Those on cordoned nodes do not move, and
+    are not waited for, as in `turns`. Where the document is lost, `last` still
     tells: new instances begin with another release than the target only if it is proven.
     """
     live = [

@@ -560,6 +560,26 @@ def test_pin_whose_time_is_over_lets_nobody_else_go_unchecked(whose: str) -> Non
     assert fleet.alias().start == v(2)
 
 
+def test_cordoned_node_does_not_keep_a_release_from_being_proven() -> None:
+    fleet = Fleet(canaries=1, check=CHECK)
+    fleet.cordon("n1")
+    fleet.step()
+    fleet.move("n2")
+    fleet.found("good")
+    fleet.move(*(ALL - {"n1"}))
+    fleet.publish(3)
+    fleet.step()
+    assert fleet.may(3) == {"n2"}
+    fleet.move("n2", number=3)
+
+    fleet.found("bad", number=3)
+
+    assert {fleet.alias(name).target for name in ALL} == {v(2)}
+    fleet.drop(keys.cordon("n1"))
+    fleet.step()
+    assert fleet.may(2) == ALL  # what is proven stays so, also when a node comes back that is behind
+
+
 @dataclasses.dataclass
 class Fate:
     """What happens to a fleet: nodes die and come back, plan is interrupted, instances move when they may."""
