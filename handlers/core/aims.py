@@ -1,5 +1,8 @@
 """Where an instance should go: what of its plan it may take over now, with the releases that are on its node.
 
+Whose turn it is (`turns`) counts for each release alone. An instance on its way to one goes on, whatever else
+became fresh; one whose target has meanwhile become a release that is not its turn goes back.
+
 Invariant: a goal never puts releases beside each other of which one needs a newer one of the other, unless
 the instance runs them like that already; with whatever is complete on the node, in whatever order it came.
 """
@@ -12,7 +15,7 @@ from typing import NamedTuple
 from msgspec import Struct, field
 
 from handlers.core.model import AliasPlan, Hold, InstanceState, ServicePlan, Verdicts
-from handlers.core.names import Channel
+from handlers.core.names import Channel, InstanceKey
 from handlers.core.reasons import Reason
 from handlers.core.version import ReleaseId, Version
 
@@ -92,14 +95,14 @@ def goal(
     for alias, wanted in sorted(plan.aliases.items()):
         version = state.releases.get(alias)
         current = ReleaseId.of(state.channels.get(alias, wanted.channel), version) if version else None
-        moves[alias] = _move(current, wanted, plan, verdicts, usable)
+        moves[alias] = _in_turn(_move(current, wanted, plan, verdicts, usable), alias, state, plan)
     if any(move.fills for move in moves.values()):
         # all that is on the node moves at once; a download may take hours, a copy into RAM does not
         moves = {alias: move.stays("") if move.moves else move for alias, move in moves.items()}
     while (found := next(_alone(moves, plan, holds), None)) is not None:
         release, other = (_target(moves[alias].current, plan.aliases[alias]) for alias in found)
         moves[found[0]] = moves[found[0]].stays(Reason.NEEDS.say(release=release, other=other))
-    why = "; ".join(filter(None, (move.reason for move in moves.values())))
+    why = "; ".join(dict.fromkeys(filter(None, (move.reason for move in moves.values()))))
     # a new alias comes with its first release, never as a dangling link
     releases = {alias: move.chosen for alias, move in moves.items() if move.chosen is not None}
     return Goal.of(releases, why) if releases else Goal(dict(state.releases), why, channels=state.channels)
@@ -122,6 +125,16 @@ def _move(
         return stays.stays(Reason.HALTED.say(release=release, verdict=verdict.verdict, why=verdict.reason))
     reason = usable(release.channel, release.version)
     return _Move(current, current, reason, comes=True) if reason else _Move(current, release)
+
+
+def _in_turn(move: _Move, alias: str, state: InstanceState, plan: ServicePlan) -> _Move:
+    """The move, unless it is not this instance's turn for it, and it is not on its way there already."""
+    release = move.chosen
+    if release is None or not move.moves or state.moving.get(alias) == release.version:
+        return move
+    if plan.lets_go(InstanceKey.of(state.service, state.id), release):
+        return move
+    return move.stays(Reason.TURN.say(why=plan.waits))
 
 
 def _target(current: ReleaseId | None, wanted: AliasPlan) -> ReleaseId | None:

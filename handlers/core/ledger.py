@@ -56,13 +56,16 @@ class Ledger(Struct, dict=True):
         may = [k.segment for k in here if turns and keys.slot_id(home.node.name, k) in turns.goes]
         waits = turns.waits if turns else ""
         goes = tuple(sorted(may)) if waits else ()
+        fresh = turns.fresh if turns and waits else ()
         own = {k.segment: reads for k in here if (reads := home.instances[k].reads) in planned.differing}
         idle = service in home.idle
         # one object per distinct plan: equal parts of a thousand documents are then written as text once
         key = (service, goes, tuple(sorted(own.items())), idle)
         if key not in self._plans:
             others = {name: InstancePlan(aliases=planned.aliases(reads)) for name, reads in own.items()}
-            self._plans[key] = replace(planned.plan, waits=waits, goes=goes, others=others, idle=idle)
+            self._plans[key] = replace(
+                planned.plan, waits=waits, goes=goes, fresh=fresh, others=others, idle=idle
+            )
         if home.node.instances is None and (before := home.previous.services.get(service)):
             return replace(self._plans[key], others=before.others)  # who reads what is not known now
         return self._plans[key]

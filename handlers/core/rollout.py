@@ -142,7 +142,8 @@ def _rest(state: InstanceState, aim: Goal, facts: Facts, plan: ServicePlan, froz
         return Next(Do.NOTHING, replace(calm, reason=Reason.FROZEN.say()))
     if plan.paused:
         return Next(Do.NOTHING, replace(calm, reason=Reason.PAUSED.say()))
-    if not plan.lets_go(InstanceKey.of(state.service, state.id)):
+    if stays(calm, aim) and not plan.lets_go(InstanceKey.of(state.service, state.id)):
+        # `aim` keeps the turns of releases; a move to another medium has its turn with them
         return Next(Do.NOTHING, replace(calm, reason=Reason.TURN.say(why=plan.waits)))
     return Next(Do.ASK, _out(calm, aim, Step.DRAIN, Reason.DRAINING.say()))
 

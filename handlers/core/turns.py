@@ -48,11 +48,13 @@ SHOWN = 5
 class Turns(Struct, frozen=True, kw_only=True):
     """`waits` says why instances that are not in `goes` (slot ids) wait; empty = everybody may move.
 
+    They wait for what is `fresh` only: to anything else they may move at any time.
     `rollout` is the document to write, `due` when it will be different without anything else changing.
     """
 
     waits: str = ""
     goes: frozenset[str] = frozenset()
+    fresh: tuple[ReleaseId, ...] = ()
     rollout: Rollout = field(default_factory=Rollout)
     due: datetime | None = None
 
@@ -149,7 +151,7 @@ def turns(
         found = _unknown(case)
     else:
         found = _data(case) or _canary(case) or _waves(case)
-    return replace(found, goes=found.goes | others)
+    return replace(found, goes=found.goes | others, fresh=fresh)
 
 
 def _ordered(subscription: Subscription) -> bool:

@@ -78,6 +78,43 @@ def test_both_move_at_once_when_the_node_has_both() -> None:
     )
 
 
+def waiting(*, places: int, streets: int) -> ServicePlan:
+    """The same, while release 2 of streets has its canaries elsewhere."""
+    return replace(to(places=places, streets=streets), waits="canaries first", fresh=(rid(2, STREETS),))
+
+
+def test_turn_of_one_release_keeps_no_other_waiting() -> None:
+    """Whoever goes back to what is proven waits for nobody."""
+    found = goal(at(places=2, streets=1), waiting(places=1, streets=2), Verdicts(), without(), holds())
+
+    assert found.releases == {"places": v(1), "streets": v(1)}
+    assert found.reason == Reason.TURN.say(why="canaries first")
+    theirs = replace(waiting(places=1, streets=2), goes=("i0",))
+    assert goal(at(places=2, streets=1), theirs, Verdicts(), without(), holds()).releases == {
+        "places": v(1),
+        "streets": v(2),
+    }
+
+
+def test_plan_of_an_older_planner_keeps_all_waiting() -> None:
+    plan = replace(waiting(places=2, streets=2), fresh=())
+
+    found = goal(at(places=1, streets=1), plan, Verdicts(), without(), holds())
+
+    assert found.releases == {"places": v(1), "streets": v(1)}
+
+
+def test_instance_on_its_way_takes_nothing_more_that_is_not_its_turn() -> None:
+    """It goes on to what is still its target, and back from what is not."""
+    moving = replace(at(places=1, streets=1), moving={"places": v(2), "streets": v(1)})
+    plan = replace(waiting(places=2, streets=2), fresh=(rid(2), rid(2, STREETS)))
+    assert goal(moving, plan, Verdicts(), without(), holds()).releases == moving.moving
+
+    newer = replace(waiting(places=3, streets=1), fresh=(rid(3),))
+
+    assert goal(moving, newer, Verdicts(), without(), holds()).releases == {"places": v(1), "streets": v(1)}
+
+
 def test_release_waits_for_what_it_needs() -> None:
     where, why = aim(at(places=1, streets=1), to(places=2, streets=2), KNOWN, rid(2, STREETS))
 

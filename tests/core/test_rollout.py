@@ -350,6 +350,15 @@ def test_paused_and_frozen_instances_stay(plan: ServicePlan, frozen: bool) -> No
     assert answer.state.reason in (Reason.PAUSED, Reason.FROZEN)
 
 
+def test_turn_of_another_release_keeps_no_move_waiting() -> None:
+    """`goal` keeps the turns of releases; here only a move to another medium has to have its turn."""
+    plan = replace(PLAN, waits="canaries first", fresh=(ReleaseId.of(D, V2),))
+
+    assert advance(IDLE, AT_NEW, Facts(in_service=True), plan).do is Do.ASK
+    medium = replace(AT_OLD, media={"places/index": "ram"})
+    assert advance(IDLE, medium, Facts(in_service=True), plan).state.reason == Reason.TURN.say(why=plan.waits)
+
+
 def test_paused_moves_are_finished() -> None:
     assert advance(OUT, AT_NEW, QUIET, replace(PLAN, paused=True)).state.step is Step.FLIP
 

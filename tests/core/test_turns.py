@@ -455,6 +455,19 @@ def test_second_channel_that_is_bad_goes_back_alone_and_the_first_goes_on() -> N
     assert (fleet.alias().target, fleet.alias(alias="streets").target) == (v(2), v(1))
 
 
+def test_going_back_in_one_channel_waits_for_no_canary_of_the_other() -> None:
+    fleet = Pair()
+    fleet.publish(2, STREETS)
+    fleet.reject(2)
+    fleet.step()
+
+    plan = fleet.desired("n2").services[COMPLETE]
+
+    assert (plan.aliases["places"].target, fleet.rollout().stage) == (v(1), "canary")
+    assert plan.lets_go(InstanceKey.of(COMPLETE, "i0"), rid(1))
+    assert not plan.lets_go(InstanceKey.of(COMPLETE, "i0"), rid(2, STREETS))
+
+
 def test_waves_of_the_first_channel_wait_for_the_canaries_of_the_second() -> None:
     fleet = Pair(wave_by="zone", wave_pause_s=60)
     fleet.later(61)

@@ -147,10 +147,10 @@ class ServicePlan(Part, frozen=True, kw_only=True):
 
     Most fields are as in the subscription, so that nodes and plan go on where that is lost. `retry` are
     verdict ids that an operator has overruled. `waits` says why it is not yet the turn of the
-    instances here, those in `goes` (last parts of their keys) excepted. Where the others are is in
-    `proven/<s>`. `others`: what has another plan than `aliases`, since it says itself what it reads, by last
-    part of its key. `idle`: no instance is here any more; the next one begins with what is kept for it, also
-    while nobody plans.
+    instances here to move to what is `fresh`, those in `goes` (last parts of their keys) excepted. Where the
+    others are is in `proven/<s>`. `others`: what has another plan than `aliases`, since it says itself what
+    it reads, by last part of its key. `idle`: no instance is here any more; the next one begins with what is
+    kept for it, also while nobody plans.
     """
 
     aliases: Mapping[str, AliasPlan]
@@ -170,6 +170,7 @@ class ServicePlan(Part, frozen=True, kw_only=True):
     retry: tuple[str, ...] = ()
     waits: str = ""
     goes: tuple[str, ...] = ()
+    fresh: tuple[ReleaseId, ...] = ()
     others: Mapping[str, InstancePlan] = field(default_factory=dict)
     idle: bool = False
 
@@ -183,9 +184,12 @@ class ServicePlan(Part, frozen=True, kw_only=True):
         for aliases in (self.aliases, *(own.aliases for own in self.others.values())):
             yield from aliases.values()
 
-    def lets_go(self, instance: InstanceKey) -> bool:
-        """Whether it is this instance's turn."""
-        return not self.waits or instance.segment in self.goes
+    def lets_go(self, instance: InstanceKey, release: ReleaseId | None = None) -> bool:
+        """Whether it is this instance's turn; for one release, whether it needs any to move there."""
+        if not self.waits or instance.segment in self.goes:
+            return True
+        # an older planner does not say what is fresh: then all is
+        return release is not None and bool(self.fresh) and release not in self.fresh
 
 
 class Desired(Doc, frozen=True, kw_only=True):
