@@ -22,6 +22,7 @@ from handlers.core.proof import proven_versions
 from handlers.core.reading import Reads
 from handlers.core.service_plans import Aliases, Planned, planned, subscription_of
 from handlers.core.staging import promoted
+from handlers.core.targets import pins_end
 from handlers.core.turns import Turns, turns
 from handlers.core.version import Version
 from handlers.core.world import NodeFacts, ServiceFacts, World
@@ -84,7 +85,9 @@ def plan(world: World, *, now: datetime, remembered: int = 0, brake_share: float
         proven=_proven(world, ledger),
         rollouts=_rollouts(world, ledger),
         promotions=promotions,
-        due=min([*later, *(t.due for t in ledger.turns.values() if t.due)], default=None),
+        due=min(
+            [*later, *pins_end(world, now), *(t.due for t in ledger.turns.values() if t.due)], default=None
+        ),
         alarms=_alarms(wrong, generation),
         generation=generation,
     )

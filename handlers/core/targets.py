@@ -190,6 +190,13 @@ def in_force(pin: Pin, now: datetime) -> bool:
     return until is None or now < until
 
 
+def pins_end(world: World, now: datetime) -> list[datetime]:
+    """When pins will end by themselves."""
+    pins = [pin for facts in world.services.values() for pin in facts.pins.values()]
+    pins += [channel.pin for channel in world.channels.values() if channel.pin]
+    return [until for pin in pins if pin.until and (until := _end_of(pin)) and until > now]
+
+
 def _end_of(pin: Pin) -> datetime | None:
     """When the pin ends by itself; None where that is not a time."""
     try:

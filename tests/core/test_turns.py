@@ -560,11 +560,11 @@ def test_pin_whose_time_is_over_lets_nobody_else_go_unchecked(whose: str) -> Non
     key = keys.channel_pin(PLACES) if whose == "channel" else keys.service_pin(COMPLETE, "places")
     until = (NOW + timedelta(hours=1)).isoformat()
     fleet.put(key, model.Pin(version=v(2), until=until))
-    fleet.step()
+    assert fleet.step().due == NOW + timedelta(hours=1)
     assert fleet.may() == ALL
     fleet.move("n1", "n2")
 
-    fleet.later(3601)
+    assert fleet.later(3601).due is None
 
     assert (fleet.rollout().stage, fleet.may()) == ("check", {"n1", "n2"})
     fleet.move(*ALL)
