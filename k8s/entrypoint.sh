@@ -2,6 +2,21 @@
 # What a container of Hydra's image does, by its first argument; any other word is a program to run.
 set -eu
 
+# Process 1 has no handler for SIGTERM but this: what runs beside the shell ends, and then the container.
+end_at_sigterm() {
+    trap 'kill ${!-} 2>/dev/null || :; wait; exit 143' TERM
+}
+
+# Wait for what $1 names, until the command that follows succeeds.
+await() {
+    echo "waiting for $1"
+    shift
+    until "$@"; do
+        sleep 0.2 &
+        wait $!
+    done
+}
+
 case "${1:-}" in
 node)
     shift
@@ -13,11 +28,14 @@ planner)
     ;;
 init)
     # for an init container: while Consul is away (exit code 10), it is tried again
+    end_at_sigterm
     while :; do
         code=0
-        hydra "$@" || code=$?
+        hydra "$@" &
+        wait $! || code=$?
         [ "$code" = 10 ] || exit "$code"
-        sleep 1
+        sleep 1 &
+        wait $!
     done
     ;;
 agent)
@@ -42,10 +60,8 @@ ram)
 wait)
     # for an init container: until this pod has a view with data; whether it is ready is not asked
     : "${HYDRA_VIEW:?names the view of this pod}"
-    echo "waiting for $HYDRA_VIEW"
-    until [ -e "$HYDRA_VIEW/..data/." ]; do
-        sleep 0.2
-    done
+    end_at_sigterm
+    await "$HYDRA_VIEW" [ -e "$HYDRA_VIEW/..data/." ]
     echo "$(ls "$HYDRA_VIEW") in $HYDRA_VIEW"
     ;;
 *)
