@@ -18,9 +18,9 @@ from tests.kube.programs import run, until
 
 ADDRESS = f"{HOST}:8500"  # of the only server, which runs on this machine, outside of Kubernetes
 CLEAN = """
-umount /var/lib/hydra/volumes/ram
-find /var/lib/hydra /var/lib/hydra-consul -mindepth 1 -delete
-"""  # as k8s/README.md says it, but that here both folders are mounts themselves
+umount /var/lib/hydra/volumes/ram /var/lib/hydra-ram
+find /var/lib/hydra /var/lib/hydra-ram /var/lib/hydra-consul -mindepth 1 -delete
+"""  # as k8s/README.md says it, but that here these folders are mounts themselves
 
 
 class Guarded(Installed):

@@ -22,6 +22,7 @@ PRIVATE = (  # folders that each node has for itself
     "/var/lib/containerd",
     "/var/lib/cni",
     "/var/lib/hydra",
+    "/var/lib/hydra-ram",
     "/var/lib/hydra-consul",
     "/var/log/pods",
     "/var/log/containers",

@@ -113,6 +113,24 @@ def test_memory_is_that_of_the_programs_and_of_ram(tmp_path: Path) -> None:
     assert [c["name"] for c in pod["initContainers"]] == ["ram"]
 
 
+@pytest.mark.parametrize(("mount", "privileged"), [("init", True), ("host", None)])
+def test_ram_is_written_by_hydra_where_pods_see_it_read_only(
+    tmp_path: Path, mount: str, privileged: bool | None
+) -> None:
+    made = rendered(tmp_path, {**EMBEDDED, "ram": {"sizeMi": 512, "mount": mount}})
+    pod = next(o for o in yaml.safe_load_all(made) if o and o["kind"] == "DaemonSet")["spec"]["template"][
+        "spec"
+    ]
+
+    (first,), (hydra, *others) = pod["initContainers"], pod["containers"]
+    places = {m["name"]: m["mountPath"] for m in hydra["volumeMounts"]}
+    assert (places["root"], places["ram"]) == ("/var/lib/hydra", "/var/lib/hydra/volumes/ram")
+    assert [v["hostPath"]["path"] for v in pod["volumes"] if v["name"] == "ram"] == ["/var/lib/hydra-ram"]
+    assert not [m for c in others for m in c["volumeMounts"] if m["name"] in ("root", "ram")]
+    assert first["securityContext"].get("privileged") is privileged
+    assert all(privileged or m["readOnly"] for m in first["volumeMounts"])
+
+
 # --- the example of the document
 
 
@@ -174,6 +192,17 @@ def test_pod_that_would_write_to_the_data_of_all_is_refused(
     pod["metadata"]["namespace"] = "open"
     mounts = copy.deepcopy(pod["spec"][kind][0]["volumeMounts"])
     pod["spec"][kind][0]["volumeMounts"] = [{**mount, "readOnly": False} for mount in mounts]
+
+    said = until("the policy is in force", lambda: refusal(installed, pod), 30)
+
+    assert "the data of Hydra (/var/lib/hydra, claim hydra-data) is for reading" in said
+
+
+def test_pod_that_would_write_to_ram_beside_the_root_is_refused(installed: ControlPlane) -> None:
+    pod = example(volumes=[{"name": "data", "hostPath": {"path": "/var/lib/hydra-ram/data"}}])
+    pod["metadata"]["namespace"] = "open"
+    assert refusal(installed, pod) == ""
+    pod["spec"]["containers"][0]["volumeMounts"][0]["readOnly"] = False
 
     said = until("the policy is in force", lambda: refusal(installed, pod), 30)
 

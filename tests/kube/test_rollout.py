@@ -11,11 +11,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 
+import pytest
+
 from handlers.core.enrolment import ORIGIN
 from handlers.core.pods import READS
 from tests.kube.images import HYDRA, NEXT, NEXT_VERSION
 from tests.kube.installed import MEMORY_MI, NODES, PLANNERS
-from tests.kube.programs import until
+from tests.kube.programs import Failed, until
 from tests.kube.stage import V1, V2, V3, Scene
 
 BALLAST = 160 << 20  # loaded in 4 s, as the nodes are configured
@@ -143,6 +145,10 @@ def test_dataset_in_ram_may_be_larger_than_what_the_programs_may_take(scene: Cal
     for pod in stage.ready_pods():
         read = stage.kubectl("exec", pod, "-c", "reader", "--", "readlink", "-f", f"{view}/{pod}/data/right")
         assert read.strip() == f"/data/volumes/ram/data/{stage.channel}/{V2}/right"
+        # as root, and not by the pod's own mount, which says nothing of what is mounted below it
+        for folder in ("/data/volumes/ram", read.strip()):
+            with pytest.raises(Failed, match="Read-only file system"):
+                stage.kubectl("exec", pod, "-c", "reader", "--", "touch", f"{folder}/written")
     # its pages are charged to the pod that wrote them, which nothing has ended for that
     assert stage.hydra.node_restarts() == before
 
