@@ -22,6 +22,9 @@ from handlers.settings import Settings
 from watches import registry
 from watches.registry import Scope, Watch
 
+# SIGTERM ends the highest first. Who acts ends before who tells others of it: no handler takes out an
+# instance whose state file, or whose pod's condition, nobody writes any more. First ends who wakes handlers.
+_WAKES, _ACTS, _FINDS, _TELLS = 40, 30, 20, 10
 _LONGEST_SOCKET = 90  # the kernel takes 107 bytes, and supervisord binds to a longer temporary name first
 
 
@@ -67,11 +70,12 @@ class Files(Struct, frozen=True):
 
 
 class Program(Struct, frozen=True):
-    """One `[program:…]` of supervisord. `signal` ends it."""
+    """One `[program:…]` of supervisord. `signal` ends it, the highest `order` first (0: its group's)."""
 
     name: str
     command: str
     signal: str = "TERM"
+    order: int = 0
 
 
 def supervisord(settings: Settings, node: str, files: Files, programs: Programs, scope: Scope) -> str:
@@ -82,6 +86,7 @@ def supervisord(settings: Settings, node: str, files: Files, programs: Programs,
         files={name: _fit(str(path)) for name, path in asdict(files).items()},
         scope=scope,
         watches=watches,
+        order=_ACTS,
         others=_others(files, programs, scope, settings.kubernetes),
         include=_fit(settings.supervisor_include) if scope == "node" else "",
     )
@@ -98,16 +103,16 @@ def _watch(row: Watch, node: str, programs: Programs) -> str:
 def _others(files: Files, programs: Programs, scope: Scope, kubernetes: bool) -> list[Program]:
     """What is not woken by a watch. None of these waits for Consul: they are made to go on without it."""
     tied = _tied("TERM", programs)
-    resync = Program("resync", _command(*tied, *_handler("resync", programs)))
+    resync = Program("resync", _command(*tied, *_handler("resync", programs)), order=_WAKES)
     if scope == "cluster":
-        enroll = Program("enroll", _command(*tied, *_handler("enroll", programs)))
-        record = Program("record", _command(*tied, *_handler("record", programs)))
+        enroll = Program("enroll", _command(*tied, *_handler("enroll", programs)), order=_FINDS)
+        record = Program("record", _command(*tied, *_handler("record", programs)), order=_TELLS)
         return [record, resync, *([enroll] if kubernetes else [])]
     configs = (f"-config={file}" for file in (files.template_base, files.template_instances))
     template = _command(*_tied("INT", programs), programs.consul_template, *configs)
     return [
-        Program("consul-template", template, signal="INT"),  # it ignores TERM
-        Program("discover", _command(*tied, *_handler("discover", programs))),
+        Program("consul-template", template, signal="INT", order=_TELLS),  # it ignores TERM
+        Program("discover", _command(*tied, *_handler("discover", programs)), order=_FINDS),
         resync,
     ]
 

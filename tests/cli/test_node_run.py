@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -155,6 +156,12 @@ def test_programs_neither_give_up_nor_restart_in_vain_while_consul_is_away(
     wait_until(lambda: "waiting for Consul" in log.read_text(), what="the watch says why it waits")
 
     assert all_run() == before
+
+    running.stop()
+    said = (Path(environ["HYDRA_ROOT"]) / "state/log/supervisord.log").read_text()
+    ended = re.findall(r" stopped: (resync|watch|discover|consul-template)", said)
+    # who acts before who tells others of it
+    assert list(dict.fromkeys(ended)) == ["resync", "watch", "discover", "consul-template"]
 
 
 def test_secrets_reach_the_programs_by_environment_only(
