@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class Lookout:
     deleted: set[str] = field(default_factory=set)
     _out: set[str] = field(default_factory=set)
     _served: set[str] = field(default_factory=set)
+    _ready: set[str] = field(default_factory=set)
+    _counts: list[int] = field(default_factory=list)
     _over: bool = False
     _stream: Stream | None = None
 
@@ -53,21 +56,31 @@ class Lookout:
         while not self._over:
             self._stream = self.cluster.stream(path)
             for event in self._stream:
-                self._take(event["type"], event["object"])
+                self.take(event["type"], event["object"])
 
-    def _take(self, kind: str, pod: Mapping[str, Any]) -> None:
+    def take(self, kind: str, pod: Mapping[str, Any]) -> None:
+        """One event of the watch."""
         name, conditions = pod["metadata"]["name"], _conditions(pod)
-        gate = conditions.get(DATA_READY, {})
-        if kind == "DELETED" or "deletionTimestamp" in pod["metadata"]:
+        gate, ready = conditions.get(DATA_READY, {}), conditions.get("Ready", {}).get("status") == "True"
+        gone = kind == "DELETED" or "deletionTimestamp" in pod["metadata"]
+        self._ready = self._ready | {name} if ready and not gone else self._ready - {name}
+        self._counts.append(len(self._ready))
+        if gone:
             self.deleted.add(name)
             self._out.discard(name)
         elif gate.get("status") == "False" and gate.get("reason") == TAKEN_OUT:
             # a new pod that is told to load something else before it ever was Ready takes nothing away
             self._out |= {name} & self._served
             self.most_out = max(self.most_out, len(self._out))
-        elif conditions.get("Ready", {}).get("status") == "True":
+        elif ready:
             self._served.add(name)
             self._out.discard(name)
+
+    def least_ready(self, replicas: int) -> int:
+        """How many pods were Ready at the worst moment, whoever took others out or deleted them, from when
+        all of them first were.
+        """
+        return min(itertools.dropwhile(lambda count: count < replicas, self._counts), default=0)
 
 
 def _conditions(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -11,13 +11,16 @@ from tests.kube.stage import V1, V2, V3, Scene
 
 
 @contextlib.contextmanager
-def budget_of_one(stage: Scene) -> Iterator[None]:
-    """No request fails or sees two releases, and Hydra has one pod out at a time at most, in this block."""
+def budget_of_one(stage: Scene, replicas: int) -> Iterator[None]:
+    """No request fails or sees two releases, Hydra has one pod out at a time at most, and all others of the
+    service's replicas are Ready, in this block.
+    """
     with stage.audience() as audience, stage.lookout() as lookout:
         yield
     assert audience.failed == []
     assert audience.mixed == []
     assert lookout.most_out == 1
+    assert lookout.least_ready(replicas) == replicas - 1
 
 
 def test_none_service_that_watches_its_view_is_moved_like_any_other(scene: Callable[[str], Scene]) -> None:
@@ -25,7 +28,7 @@ def test_none_service_that_watches_its_view_is_moved_like_any_other(scene: Calla
     stage.words = ["watch"]
     stage.serve(replicas=2, reload="none", confirm="http://:/#left")
 
-    with budget_of_one(stage):
+    with budget_of_one(stage, 2):
         stage.publish(V2)
         stage.await_running(V2, 2)
 
@@ -60,7 +63,7 @@ def test_delete_lets_the_deployment_make_new_pods_one_by_one(scene: Callable[[st
     stage.serve(replicas=3, reload="delete")
     first = set(stage.ready_pods())
 
-    with budget_of_one(stage):
+    with budget_of_one(stage, 3):
         stage.publish(V2)
         stage.await_running(V2, 3)
         second = set(stage.ready_pods())
@@ -79,13 +82,14 @@ def test_delete_halts_after_one_new_pod_that_does_not_become_ready(scene: Callab
     stage.serve(replicas=3, reload="delete", deadline="15s")
     first = set(stage.ready_pods())
 
-    with stage.audience() as audience:
+    with stage.audience() as audience, stage.lookout() as lookout:
         stage.publish(V3, value="refuse")
         until("the rollout halts", stage.halted)
         stage.await_running(V1, 3)
 
     assert audience.failed == []
     assert audience.seen == {V1}
+    assert lookout.least_ready(3) == 2
     assert len(first & set(stage.ready_pods())) == 2
 
 
@@ -95,14 +99,14 @@ def test_container_is_reloaded_in_place_by_a_signal_or_a_restart(scene: Callable
     stage.serve(replicas=2, reload="signal:HUP@container:reader", confirm=confirm)
     first = set(stage.ready_pods())
 
-    with budget_of_one(stage):
+    with budget_of_one(stage, 2):
         stage.publish(V2)
         stage.await_running(V2, 2)
     assert set(stage.ready_pods()) == first
     assert stage.restarts() == [0, 0]
 
     stage.reload_by("restart:container:reader", replicas=2, confirm=confirm)
-    with budget_of_one(stage):
+    with budget_of_one(stage, 2):
         stage.publish(V3)
         stage.await_running(V3, 2)
     assert set(stage.ready_pods()) == first

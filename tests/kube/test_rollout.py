@@ -168,12 +168,13 @@ def test_pods_without_the_gate_are_drained_by_a_probe_of_their_state(scene: Call
     stage.gate = False
     stage.serve(replicas=2)
 
-    with stage.audience() as audience:
+    with stage.audience() as audience, stage.lookout() as lookout:
         stage.publish(V2)
         stage.await_running(V2, 2)
 
     assert audience.failed == []
     assert audience.mixed == []
+    assert lookout.least_ready(2) == 1
     assert audience.seen == {V1, V2}
 
 
