@@ -29,7 +29,7 @@ def test_pod_tells_why_it_is_out_and_what_it_runs(scene: Callable[[str], Scene])
     assert name in status
     assert V2 in status
     stage.await_event([pod], "DataReloaded")
-    described = stage.kubectl("describe", "pod", name)
+    described = stage.kubectl("describe", "pod", name).split()
     for word in ("DataReload", "DataReloaded", DATA_READY):
         assert word in described
 
