@@ -41,21 +41,26 @@ class Scene(Workload):
 
     # --- data
 
-    def publish(
-        self, version: Version, *options: str, value: str = "", right: str = "DISK", ballast: bytes = b""
-    ) -> str:
-        """Upload a version and publish it; `right` is the placement of one of its two datasets, `ballast` a
-        file more in that one.
+    def upload(
+        self, version: Version, *, value: str = "", right: str = "DISK", ballast: bytes = b""
+    ) -> dict[str, dict[str, str]]:
+        """Upload a version; the template of its two datasets. `right` is the placement of one of them,
+        `ballast` a file more in that one.
         """
         files = {f"{name}/{version}/value": (value or version).encode() for name in ("left", "right")}
         files |= {f"right/{version}/ballast": ballast} if ballast else {}
         for key, body in files.items():
             self.hydra.s3_client().put_object(Bucket=self.namespace, Key=key, Body=body)
-        template = self.cluster.folder / f"{self.namespace}.json"
         source = f"s3://{self.namespace}/%s/{{VERSION_PLACEHOLDER}}/"
         placements = {"left": "DISK", "right": right}
-        content = {n: {"SourcePath": source % n, "Placement": where} for n, where in placements.items()}
-        template.write_text(json.dumps(content))
+        return {n: {"SourcePath": source % n, "Placement": where} for n, where in placements.items()}
+
+    def publish(
+        self, version: Version, *options: str, value: str = "", right: str = "DISK", ballast: bytes = b""
+    ) -> str:
+        """Upload a version and publish it."""
+        template = self.cluster.folder / f"{self.namespace}.json"
+        template.write_text(json.dumps(self.upload(version, value=value, right=right, ballast=ballast)))
         words = ("publish", str(template), "--channel", self.channel, "--version", version)
         return self.hydra.hydra(*words, *options)
 

@@ -1,7 +1,7 @@
-"""Every command in k8s/README.md, from top to bottom, on a real API server with its controllers.
+"""Every command in k8s/README.md, from top to bottom, as it stands there.
 
-kubectl and helm are run as they stand there. Commands of `hydra` are parsed, since what they do needs nodes:
-other tests here do that on a whole cluster. The build of the image is that of `tests.kube.images`.
+kubectl and helm are run on a real API server with its controllers; commands of `hydra` on a whole cluster,
+since what they do needs nodes. The build of the image is that of `tests.kube.images`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from handlers.core.names import Channel
 from hydra_cli.programs import program
+from tests.kube.cluster import Cluster
 from tests.kube.control import ControlPlane
 from tests.kube.images import ROOT
+from tests.kube.stage import V1, V2, Scene
 from tests.kube.test_manifests import blocks
-from tests.test_docs import parse
 
 
 @pytest.fixture
@@ -38,16 +41,23 @@ def commands() -> list[str]:
     return [text for line in lines if (text := re.sub(r"\s+#.*", "", line).strip())]
 
 
-def shell(control: ControlPlane, command: str) -> str:
-    folders = [str(program(name).parent) for name in ("kubectl", "helm")]
+def of_hydra(command: str) -> bool:
+    """Whether it runs `hydra`, here or in a pod."""
+    return command.startswith("hydra ") or " -- hydra " in command
+
+
+def shell(cluster: Cluster, command: str, folder: Path = ROOT, **more: str) -> str:
+    """Run it in a folder, with `more` in its environment; what it says on stdout."""
+    folders = [str(Path(sys.executable).parent), *(str(program(n).parent) for n in ("kubectl", "helm"))]
     environ = {
-        "KUBECONFIG": str(control.kubeconfig),
+        "KUBECONFIG": str(cluster.kubeconfig),
         "PATH": os.pathsep.join([*folders, os.environ["PATH"]]),
-        "HOME": str(control.folder),
+        "HOME": str(cluster.folder),
         "ID": "id",
         "KEY": "key",
+        **more,
     }
-    answer = subprocess.run(["sh", "-euc", command], cwd=ROOT, env=environ, capture_output=True, text=True)
+    answer = subprocess.run(["sh", "-euc", command], cwd=folder, env=environ, capture_output=True, text=True)
     assert answer.returncode == 0, f"{command}\n{answer.stdout}{answer.stderr}"
     return answer.stdout
 
@@ -60,10 +70,7 @@ def test_commands_do_what_the_document_says(control: ControlPlane) -> None:
     control.kubectl("apply", "-f", "-", given=manifest)
     ran = []
     for command in commands():
-        _, inside, hydra = command.partition(" -- hydra ")
-        if inside or command.startswith("hydra "):
-            parse(f"hydra {hydra}" if inside else command)
-        elif not command.startswith("docker build -f k8s/Dockerfile "):
+        if not of_hydra(command) and not command.startswith("docker build -f k8s/Dockerfile "):
             ran.append(command.split()[0])
             shell(control, command)
             if command.startswith("helm install"):
@@ -72,3 +79,20 @@ def test_commands_do_what_the_document_says(control: ControlPlane) -> None:
     namespaced = "daemonsets,deployments,statefulsets,configmaps,serviceaccounts"
     kinds = f"{namespaced},clusterroles,clusterrolebindings,priorityclasses"
     assert control.get(kinds, "-A", "-l", "app.kubernetes.io/name=hydra")["items"] == []
+
+
+def test_commands_of_hydra_publish_show_and_roll_back(scene: Callable[[str], Scene], tmp_path: Path) -> None:
+    stage = scene("documented")
+    stage.channel = Channel("prod/search/places")
+    stage.serve(replicas=2)
+    (tmp_path / "template.py").write_text(f"DATA_TEMPLATE = {stage.upload(V2)}\n")
+    publish, status, rollback = filter(of_hydra, commands())
+
+    def run(command: str) -> str:
+        return shell(stage.cluster, command, tmp_path, **stage.hydra.environ())
+
+    run(publish)
+    assert {state.releases["data"] for state in stage.states().values()} == {V2}  # it has waited
+    assert stage.service in run(status)
+    run(rollback)
+    stage.await_running(V1, 2)
