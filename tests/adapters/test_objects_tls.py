@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -62,7 +63,7 @@ class Server:
         try:
             with self._tls.wrap_socket(plain, server_side=True) as secure:
                 reader = secure.makefile("rb")
-                while lines := [line for line in iter(reader.readline, b"\r\n") if line]:
+                while lines := _head(reader):
                     wanted = next(line for line in lines if line.lower().startswith(b"range:"))
                     start, end = map(int, wanted.split(b"=")[1].split(b"-"))
                     secure.sendall(
@@ -77,6 +78,14 @@ class Server:
                         return
         except OSError:
             return
+
+
+def _head(reader: BinaryIO) -> list[bytes]:
+    """The lines of the next request; none once the other side has closed."""
+    lines = []
+    while (line := reader.readline()) not in (b"", b"\r\n"):
+        lines.append(line)
+    return lines
 
 
 @pytest.fixture
