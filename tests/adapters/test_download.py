@@ -33,7 +33,7 @@ from handlers.core.version import ReleaseId, Version
 from tests.fakes_objects import FakeObjects
 from tests.servers import wait_until
 
-UNIT = 40_000
+UNIT = 40_960  # whole pages: to the file system a smaller hole is none
 SOURCE = Source("bucket", "p/")
 CHANNEL = Channel.parse("prod/search/places")
 LEVELS = ("blake3", "crc64nvme", "md5", "size")

@@ -90,7 +90,7 @@ def test_unit_that_can_reload_is_reloaded_and_stays_the_same_process(manager: Ma
 
 def test_unit_that_cannot_reload_is_restarted(manager: Manager) -> None:
     manager.start("plain.service")
-    wait_until((manager.folder / "plain").exists)
+    wait_until(lambda: (manager.folder / "plain").exists() and manager.lines("plain") == ["started"])
 
     Systemd(60, user=True).reload("plain.service")
 

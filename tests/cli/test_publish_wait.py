@@ -144,7 +144,7 @@ def test_time_out_names_who_is_late_and_why(desk: Desk, scene: Scene) -> None:
     status(scene, "n1", model.State.FAILED, "no space on volume disk")
     scene.show()
 
-    answer = desk.publish("--wait", "--timeout", "0.3s", "-o", "json")
+    answer = desk.publish("--wait", "--timeout", "3s", "-o", "json")
 
     assert answer.code == 6
     assert "i0 on n1: failed (no space on volume disk)" in answer.err

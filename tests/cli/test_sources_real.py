@@ -257,7 +257,8 @@ def killed_at(environ: dict[str, str], folder: Path, limit: float) -> bool:
 def staged(folder: Path) -> int:
     """Bytes on their way."""
     found = 0
-    for path in (folder / ".hydra").rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            found += path.lstat().st_blocks * 512
+    for above, _, names in os.walk(folder / ".hydra"):  # passes over folders that go meanwhile
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found += (Path(above) / name).lstat().st_blocks * 512
     return found

@@ -106,7 +106,8 @@ class Fleet:
 
     @property
     def replicas(self) -> dict[str, Replica]:
-        return {f"{n}.{k.segment}": r for n, node in self.nodes.items() for k, r in node.replicas.items()}
+        nodes = list(self.nodes.items())  # at once: others come and go meanwhile
+        return {f"{n}.{k.segment}": r for n, node in nodes for k, r in list(node.replicas.items())}
 
     @property
     def most_out(self) -> int:

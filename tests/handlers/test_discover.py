@@ -54,7 +54,7 @@ class Machine:
 
     def restart(self) -> None:
         settings = Settings(
-            root=self.root, node=self.node, config=Path("none"), limits=Limits(alive_ttl_s=10)
+            root=self.root, node=self.node, config=Path("none"), limits=Limits(alive_ttl_s=60)
         )
         kv, local = self.consul.kv(self.token), LocalState(self.root)
         context = Context(settings=settings, node=self.node, kv=kv, local=local)

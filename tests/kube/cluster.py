@@ -179,7 +179,10 @@ class Stream:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         try:
             self._connection.request("GET", self._path, headers={"Authorization": f"Bearer {TOKEN}"})
-            for line in self._connection.getresponse():
+            answer = self._connection.getresponse()
+            if answer.status != 200:  # it is only starting
+                raise http.client.HTTPException(f"HTTP {answer.status}")
+            for line in answer:
                 event = json.loads(line)
                 if event.get("type") == "ERROR":
                     raise http.client.HTTPException(event["object"])
