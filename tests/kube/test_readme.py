@@ -84,7 +84,7 @@ def test_commands_do_what_the_document_says(control: ControlPlane) -> None:
 def test_commands_of_hydra_publish_show_and_roll_back(scene: Callable[[str], Scene], tmp_path: Path) -> None:
     stage = scene("documented")
     stage.channel = Channel("prod/search/places")
-    stage.serve(replicas=2)
+    stage.serve(replicas=2, channels=f"data={stage.channel}")
     (tmp_path / "template.py").write_text(f"DATA_TEMPLATE = {stage.upload(V2)}\n")
     publish, status, rollback = filter(of_hydra, commands())
 
