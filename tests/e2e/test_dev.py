@@ -106,13 +106,16 @@ def test_crash_of_the_maker_leaves_no_process_and_no_memory_taken(detached: Path
 def test_ctrl_c_in_the_foreground_ends_all(tmp_path: Path) -> None:
     command = [*HYDRA, "dev", "up", "--nodes", "1", "--dir", str(tmp_path / "c")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stdout
-        assert "In your shell" in running.stdout.readline()
-        record = recorded(tmp_path / "c")
+        try:
+            assert running.stdout
+            assert "In your shell" in running.stdout.readline()
+            record = recorded(tmp_path / "c")
 
-        running.send_signal(signal.SIGINT)
+            running.send_signal(signal.SIGINT)
 
-        assert running.wait() == 0
+            assert running.wait() == 0
+        finally:
+            running.terminate()  # after a failure it would be waited for, for ever
     assert nothing_left(record)
 
 
