@@ -21,6 +21,7 @@ from hydra_cli.dev.demo.figures import Figures
 from hydra_cli.dev.demo.show import open_show
 from hydra_cli.dev.demo.stage import Stage, check_extras
 from hydra_cli.dev.demo.story import Story
+from hydra_cli.dev.demo.traffic import LIMIT_S
 from hydra_cli.options import command
 from hydra_cli.output import Block, Cell, Line, Table, Tone
 
@@ -79,7 +80,16 @@ class Hints:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for everything; it is kept.  [default: a temporary one]",
 )
-def demo(context: Context, keep: bool, folder: Path | None) -> int:
+@click.option(
+    "--limit",
+    "limit_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0.1, 20),
+    default=LIMIT_S,
+    show_default=True,
+    help="How long the client waits for an answer: more where the machine has other work.",
+)
+def demo(context: Context, keep: bool, folder: Path | None, limit_s: float) -> int:
     """Watch a release take over a running service on three nodes, under live traffic.
 
     Everything is real: Consul agents, supervisord, an S3 server, a service in four replicas, a client that
@@ -88,7 +98,7 @@ def demo(context: Context, keep: bool, folder: Path | None) -> int:
     and never more than one replica was out because of Hydra.
     """
     check_extras()
-    with _folder(context, folder) as home, _ended_in_order(), _stage(home) as stage:
+    with _folder(context, folder) as home, _ended_in_order(), _stage(home, limit_s) as stage:
         figures = _told(context, stage)
         context.screen.show(Result(figures))
         if keep:
@@ -130,8 +140,8 @@ def _remove(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _stage(folder: Path) -> Iterator[Stage]:
-    stage = Stage(folder)
+def _stage(folder: Path, limit_s: float) -> Iterator[Stage]:
+    stage = Stage(folder, limit_s)
     try:
         yield stage
     finally:

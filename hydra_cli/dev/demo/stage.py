@@ -95,8 +95,8 @@ def check_extras() -> None:
 class Stage:
     """Everything the story needs done. `down` ends whatever is running, also after a failure."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "demo"
+    def __init__(self, folder: Path, limit_s: float) -> None:
+        self._folder, self._limit_s = folder / "demo", limit_s
         self._cluster = Cluster(folder, nodes=NODES, environments=(), limits=LIMITS)
         # a foreign S3 may still have the data of an earlier demo, of which the newest would be published
         foreign = bool(os.environ.get("AWS_ENDPOINT_URL"))
@@ -211,7 +211,7 @@ class Stage:
     def start_traffic(self) -> None:
         """Let the client begin."""
         environ, log = self._cluster.env("reader"), self._folder / "traffic.csv"
-        self._crowd = Crowd(CATALOG_NAME, RATE, log, environ, self.world.take_traffic)
+        self._crowd = Crowd(CATALOG_NAME, RATE, log, environ, self.world.take_traffic, self._limit_s)
 
     def hints(self) -> list[str]:
         """What to try while everything runs."""
@@ -258,6 +258,6 @@ class Stage:
                 "Address": "127.0.0.1",
                 "Port": replica.port,
                 "Meta": {"hydra_service": SERVICE},
-                "Check": {"HTTP": url, "Interval": f"{CHECK_S}s", "Timeout": f"{CHECK_S}s"},
+                "Check": {"HTTP": url, "Interval": f"{CHECK_S}s", "Timeout": f"{self._limit_s:g}s"},
             },
         )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from handlers.core.model import Ready
-from hydra_cli.dev.demo import figures
+from hydra_cli.dev.demo import figures, traffic
 from hydra_cli.dev.demo.editions import EDITIONS, Edition
 from hydra_cli.dev.demo.figures import Figures, Request, Times
 from hydra_cli.dev.demo.harm import kill_download, refilled, wipe
@@ -128,7 +128,8 @@ class Story:
             rate=figures.rate(requests),
             failed=sum(bool(request.trouble) for request in requests),
             mixed=sum(request.mixed for request in requests),
-            late=len(figures.late(requests, moves)),
+            # a drain is as long as requests may take that are answered in time by default
+            late=len(figures.late((r for r in requests if r.done - r.sent <= traffic.LIMIT_S), moves)),
             # after the wipe its replica may load the same release once more, when that is in memory again
             moves=sum(move.flipped < self._wiped_at for move in moves),
             moves_due=MOVES * len(self._world.replicas) + CANARY_MOVES,
