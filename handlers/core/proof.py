@@ -27,8 +27,8 @@ def proven_versions(
 
     What nodes say now is added to what was proven before. A service without live instances proves nothing,
     and neither does one whose instances are not all known (`sure`). Those on cordoned nodes do not move, and
-    are not waited for, as in `turns`. Where the document is lost, `last` still
-    tells: new instances begin with another release than the target only if it is proven.
+    are not waited for, as in `turns`. Where the document is lost, `last` still tells: new instances begin
+    with another release than the target only if it is proven.
     """
     live = [
         replica for replica in world.replicas(facts.name) if replica.node.alive and not replica.node.cordon

@@ -594,25 +594,37 @@ def test_cordoned_node_does_not_keep_a_release_from_being_proven() -> None:
 
 
 @dataclasses.dataclass
-class Fate:
-    """What happens to a fleet: nodes die and come back, plan is interrupted, instances move when they may."""
+class Mortal:
+    """A fleet of which nodes die and come back."""
 
     fleet: Fleet
     chance: random.Random
     dead: set[str] = dataclasses.field(default_factory=set)
     deaths: int = 0
+
+    def dies(self) -> None:
+        self.dead.add(name := self.chance.choice(sorted(ALL - self.dead)))
+        self.deaths += 1
+        self.fleet.pop(keys.alive(name))
+
+    def comes_back(self) -> None:
+        self.dead.remove(name := self.chance.choice(sorted(self.dead)))
+        self.fleet[keys.alive(name)] = b"session"
+
+
+@dataclasses.dataclass
+class Fate(Mortal):
+    """What happens to a fleet: nodes die and come back, plan is interrupted, instances move when they may."""
+
     good: bool = False
 
     def strike(self) -> None:
         fleet, chance = self.fleet, self.chance
         match chance.randrange(8):
             case 0 if len(self.dead) < 3:
-                self.dead.add(name := chance.choice(sorted(ALL - self.dead)))
-                self.deaths += 1
-                fleet.pop(keys.alive(name))
+                self.dies()
             case 1 if self.dead:
-                self.dead.remove(name := chance.choice(sorted(self.dead)))
-                fleet[keys.alive(name)] = b"session"
+                self.comes_back()
             case 2 | 3:
                 partly(fleet, chance)
             case 4 if not self.good and fleet.rollout().stage == "check" and chance.random() < 0.3:
@@ -682,25 +694,18 @@ def test_nobody_beyond_the_canaries_moves_unchecked_in_a_fleet_of_two_channels(
 
 
 @dataclasses.dataclass
-class Twofold:
+class Twofold(Mortal):
     """What happens to a fleet that reads two channels, as in `Fate`."""
 
-    fleet: Pair
-    chance: random.Random
-    good: set[ReleaseId]
-    dead: set[str] = dataclasses.field(default_factory=set)
-    deaths: int = 0
+    good: set[ReleaseId] = dataclasses.field(default_factory=set)
 
     def strike(self) -> None:
         fleet, chance = self.fleet, self.chance
         match chance.randrange(8):
             case 0 if len(self.dead) < 3:
-                self.dead.add(name := chance.choice(sorted(ALL - self.dead)))
-                self.deaths += 1
-                fleet.pop(keys.alive(name))
+                self.dies()
             case 1 if self.dead:
-                self.dead.remove(name := chance.choice(sorted(self.dead)))
-                fleet[keys.alive(name)] = b"session"
+                self.comes_back()
             case 2 | 3:
                 partly(fleet, chance)
             case 4:
